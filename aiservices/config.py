@@ -1,8 +1,8 @@
 """Settings: ``services.toml``, one profile of it, and what the environment overrides.
 
 The file has the tables ``[server]``, ``[fetch]``, ``[webhook]``, ``[s3]``, ``[services.NAME]`` and
-``[profiles.NAME.services]``. A profile names the services that run and may override any of their settings. Every setting
-has one name with its unit, here; anything unknown is an error that suggests the nearest right word.
+``[profiles.NAME.services]``. A profile names the services that run and may override any of their settings. Every
+setting has one name with its unit, here; anything unknown is an error that suggests the nearest right word.
 """
 
 from __future__ import annotations
@@ -287,4 +287,6 @@ def _build_service(name: str, base: Any, override: Any, source: Path, *, chosen:
 
 def _check_service_name(name: str, where: str) -> None:
     if not _SERVICE_NAME.match(name) or name in _RESERVED_NAMES:
-        raise ConfigError(f"{where}: a service's name is part of URLs: lower-case letters, digits and '-', not reserved")
+        raise ConfigError(
+            f"{where}: a service's name is part of URLs: lower-case letters, digits and '-', not reserved"
+        )

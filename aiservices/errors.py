@@ -107,6 +107,6 @@ class OutOfMemory(JobFailed):
 
 
 class ModelBroken(ServiceError):
-    """The model's device is beyond repair inside this process (a broken CUDA context): the process has to be replaced."""
+    """The model's device is beyond repair in this process (a broken CUDA context): the process has to be replaced."""
 
     code = "model_broken"

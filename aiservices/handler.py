@@ -1,9 +1,9 @@
 """The contract between the house and the author of a service.
 
-A service is one class: :class:`BatchHandler` where one call answers a whole batch, :class:`StepHandler` where the answer
-grows step by step (text generation) and rows may join and leave between two steps. Every stage says which thread it runs
-on; ``load``, ``predict``, ``admit``, ``step``, ``evict``, ``reset`` and ``unload`` of one handler run on one and the
-same thread, so a handler needs no locks around its model.
+A service is one class: :class:`BatchHandler` where one call answers a whole batch, :class:`StepHandler` where the
+answer grows step by step (text generation) and rows may join and leave between two steps. Every stage says which thread
+it runs on; ``load``, ``predict``, ``admit``, ``step``, ``evict``, ``reset`` and ``unload`` of one handler run on one
+and the same thread, so a handler needs no locks around its model.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
     Input: ClassVar[type[Any]]
     Output: ClassVar[type[Any]]
 
-    def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:  # noqa: B027 (optional stage)
+    def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the weights and warm up. Runs on the model's thread.
 
         Args:
@@ -94,10 +94,10 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
             ServiceError: to show its text as the reason why the service is FAILED.
         """
 
-    def unload(self) -> None:  # noqa: B027 (optional stage)
+    def unload(self) -> None:
         """Give the model's memory back. Runs on the model's thread; also after a load that failed half-way."""
 
-    def validate(self, input: InputT) -> None:  # noqa: A002, B027 (the contract's word; optional stage)
+    def validate(self, input: InputT) -> None:
         """Check what the types cannot, before the job is accepted. Runs on the loop, so it has to be cheap.
 
         May run before ``load``: what only the loaded model knows is checked in ``preprocess``.
@@ -106,7 +106,7 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
             InvalidInput: naming the field.
         """
 
-    async def preprocess(self, input: InputT, context: Context) -> ItemT:  # noqa: A002
+    async def preprocess(self, input: InputT, context: Context) -> ItemT:
         """Turn the input into what the model takes. Runs on the loop while earlier batches run; heavy parts through
         ``context.run_in_pool``. The default hands the input on as it is."""
         return input  # type: ignore[return-value]  # without a preprocess of its own, a handler's item is its input
