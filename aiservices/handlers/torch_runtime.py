@@ -1,0 +1,98 @@
+"""Make torch and transformers importable and give their memory back; torch itself is imported when asked for.
+
+Whatever imports transformers calls :func:`prepare_torch` first, on the model's own thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+import threading
+import types
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+import_lock = threading.RLock()
+"""Hold it while importing torch, transformers or what imports them: several models load at once, each on its thread,
+and two threads inside one large package see each other's half-made modules."""
+
+
+def prepare_torch(cpu_threads: int | None = None) -> None:
+    """Import torch and see to it that transformers can be imported after it. Callable from any thread, again and again.
+
+    transformers imports torchaudio whenever it is installed. Beside a torch of another build (a CPU build, another
+    CUDA major) torchaudio's compiled extension does not load, and then no transformers module does either. Only
+    torchaudio's Python parts are of use here, so the extension is then declared absent, which torchaudio knows.
+
+    Args:
+        cpu_threads: how many threads torch's CPU kernels use when called from this thread; None leaves it as it is.
+    """
+    with import_lock:
+        import torch
+
+        if cpu_threads is not None:
+            torch.set_num_threads(cpu_threads)
+        if "torchaudio" not in sys.modules and find_spec("torchaudio") is not None:
+            _import_torchaudio()
+
+
+def _import_torchaudio() -> None:
+    try:
+        importlib.import_module("torchaudio")
+    except OSError:
+        _forget("torchaudio")
+        sys.modules["torchaudio._extension"] = _absent_extension()
+        importlib.import_module("torchaudio")
+
+
+def _forget(package: str) -> None:
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]
+
+
+def _absent_extension() -> types.ModuleType:
+    """Stand in for ``torchaudio._extension`` with what it says of itself where its ``lib`` folder is missing."""
+
+    def load_nothing(_library: str) -> bool:
+        return False
+
+    def fail_if_no_align(function: Any) -> Any:
+        def refuse(*_args: Any, **_kwargs: Any) -> None:
+            raise RuntimeError(f"{function.__name__} needs torchaudio's compiled extension, which does not load here")
+
+        return refuse
+
+    extension = types.ModuleType("torchaudio._extension")
+    extension.__dict__.update(
+        _IS_TORCHAUDIO_EXT_AVAILABLE=False,
+        _IS_ALIGN_AVAILABLE=False,
+        _check_cuda_version=lambda: None,
+        _load_lib=load_nothing,
+        fail_if_no_align=fail_if_no_align,
+    )
+    return extension
+
+
+def resolve_dtype(name: DtypeName, device: str) -> torch.dtype:
+    """Turn the ``dtype`` option into torch's; ``auto`` is bfloat16 on CUDA and float32 elsewhere."""
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def free_memory(device: str) -> None:
+    """Collect what is unreachable and hand cached device memory back to the driver."""
+    gc.collect()
+    if device.startswith("cuda") and "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
