@@ -1,0 +1,230 @@
+"""The POST that tells a caller's server that a job has ended, and its retries.
+
+One POST of the status object; HTTP 200 means that it arrived, and anything else is tried again ``attempts`` times in
+all, ``retry_wait_s`` apart, as RunPod does. A receiver may see a delivery twice (its 200 got lost) and two deliveries in
+any order: the job's id and status in the body tell. The URL is a stranger's, so it passes the guard of
+:mod:`aiservices.fetch`, at submission and again at every attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+import hashlib
+import hmac
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import attrs
+
+from aiservices.config import WebhookConfig
+from aiservices.errors import FetchError, InvalidInput
+from aiservices.fetch import Refused, host_of
+from aiservices.logs import get_logger
+
+log = get_logger(__name__)
+
+SIGNATURE_HEADER = "X-Aiservices-Signature"
+TIMESTAMP_HEADER = "X-Aiservices-Timestamp"
+
+_JITTER = 0.1  # of the wait, either way: jobs that ended together should not come back together
+
+
+class WebhookResult(enum.StrEnum):
+    """How a delivery ended, as ``on_result`` counts it."""
+
+    DELIVERED = "delivered"
+    """The receiver answered 200."""
+    FAILED = "failed"
+    """No attempt was answered with 200."""
+    REFUSED = "refused"
+    """The guard forbids the URL, for instance because its host turned out to be a private one."""
+    DROPPED = "dropped"
+    """Given up by us: too many were pending, or the process stops."""
+
+
+class Poster(Protocol):
+    """What a sender needs of :class:`aiservices.fetch.Fetcher`."""
+
+    def check_url(self, url: str, *, field: str) -> None:
+        """Raise :class:`FetchError` for a URL that the guard forbids by its text alone."""
+
+    async def post_json(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float) -> int:
+        """POST and return the status, or raise :class:`FetchError`."""
+
+
+@attrs.frozen
+class _Delivery:
+    url: str = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+    service: str
+    job_id: str
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        return {"service": self.service, "job": self.job_id, "host": host_of(self.url)}
+
+
+class WebhookSender:
+    """Delivers status objects in the background, a bounded number at a time.
+
+    Args:
+        config: attempts, times, ``max_pending`` deliveries, and the secret to sign with.
+        poster: sends through the guard.
+        on_result: called on the loop once per :meth:`send` with the service and the :class:`WebhookResult`.
+        max_pending_bytes: bound on the bodies of all pending deliveries; one alone may exceed it.
+        max_concurrency: how many POSTs may be under way; the others wait.
+        sleep: waits between attempts, in seconds.
+        clock: seconds since the epoch, for the signature.
+        rng: for the jitter of the wait.
+    """
+
+    def __init__(
+        self,
+        config: WebhookConfig,
+        poster: Poster,
+        on_result: Callable[[str, str], None],
+        *,
+        max_pending_bytes: int = 256 * 1024 * 1024,
+        max_concurrency: int = 32,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._config = config
+        self._poster = poster
+        self._on_result = on_result
+        self._max_pending_bytes = max_pending_bytes
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._sleep = sleep
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._tasks: set[asyncio.Task[WebhookResult]] = set()
+        self._pending_bytes = 0
+        self._closed = False
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended."""
+        return len(self._tasks)
+
+    def check_url(self, url: str, field: str = "$.webhook") -> None:
+        """Refuse a URL at submission, as far as its text tells: scheme, form, user name, literal private address.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
+        try:
+            self._poster.check_url(url, field=field)
+        except FetchError as error:
+            raise InvalidInput(error.field, error.reason) from None
+
+    def send(self, url: str, body: bytes, *, service: str, job_id: str) -> None:
+        """Schedule a delivery and return at once. Runs on the loop; never raises for what happens to the delivery.
+
+        Args:
+            url: as the caller gave it.
+            body: the status object as JSON.
+            service: for the count.
+            job_id: for the log.
+        """
+        delivery = _Delivery(url, body, service, job_id)
+        if reason := self._reason_to_drop(delivery):
+            self._count(delivery, WebhookResult.DROPPED, reason=reason)
+            return
+        self._pending_bytes += len(body)
+        task = asyncio.get_running_loop().create_task(self._deliver(delivery), name=f"webhook-{job_id}")
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._ended, delivery))
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more, let the pending deliveries end within a time, then cancel those that are left.
+
+        A delivery that waits for its next attempt waits on: a receiver that restarts along with us gets its chance.
+
+        Args:
+            grace_s: how long to wait.
+        """
+        self._closed = True
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=grace_s)
+        finally:
+            left = list(self._tasks)
+            for task in left:
+                task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _reason_to_drop(self, delivery: _Delivery) -> str:
+        if self._closed:
+            return "the process stops"
+        if len(self._tasks) >= self._config.max_pending:
+            return f"{self._config.max_pending} deliveries are pending"
+        if self._tasks and self._pending_bytes + len(delivery.body) > self._max_pending_bytes:
+            return f"deliveries of more than {self._max_pending_bytes} bytes would be pending"
+        return ""
+
+    async def _deliver(self, delivery: _Delivery) -> WebhookResult:
+        for attempt in range(1, self._config.attempts + 1):
+            if attempt > 1:
+                await self._sleep(self._config.retry_wait_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            async with self._slots:
+                try:
+                    status = await self._post(delivery)
+                except Refused as error:
+                    log.warning("webhook.refused", reason=error.reason, **delivery.log_fields)
+                    return WebhookResult.REFUSED
+                except FetchError as error:
+                    reason = error.reason
+                else:
+                    if status == 200:
+                        return WebhookResult.DELIVERED
+                    reason = f"answered {status}"
+            log.info("webhook.attempt_failed", attempt=attempt, reason=reason, **delivery.log_fields)
+        return WebhookResult.FAILED
+
+    async def _post(self, delivery: _Delivery) -> int:
+        headers = {}
+        if self._config.secret:
+            # Signed anew for each attempt, so that a receiver may refuse old timestamps and still take a retry.
+            timestamp_s = int(self._clock())
+            headers[TIMESTAMP_HEADER] = str(timestamp_s)
+            headers[SIGNATURE_HEADER] = sign(self._config.secret, timestamp_s, delivery.body)
+        return await self._poster.post_json(
+            delivery.url, delivery.body, headers=headers, timeout_s=self._config.timeout_s
+        )
+
+    def _ended(self, delivery: _Delivery, task: asyncio.Task[WebhookResult]) -> None:
+        # Counted here and not in the task, because one that is cancelled before its first step never runs.
+        self._tasks.discard(task)
+        self._pending_bytes -= len(delivery.body)
+        if task.cancelled():
+            self._count(delivery, WebhookResult.DROPPED, reason="the process stops")
+        elif (error := task.exception()) is not None:
+            log.error("webhook.error", exc_info=error, **delivery.log_fields)
+            self._count(delivery, WebhookResult.FAILED)
+        else:
+            self._count(delivery, task.result())
+
+    def _count(self, delivery: _Delivery, result: WebhookResult, *, reason: str = "") -> None:
+        level = log.debug if result is WebhookResult.DELIVERED else log.warning
+        level(f"webhook.{result}", **({"reason": reason} if reason else {}), **delivery.log_fields)
+        self._on_result(delivery.service, result)
+
+
+def sign(secret: str, timestamp_s: int, body: bytes) -> str:
+    """Return the value of ``X-Aiservices-Signature``: HMAC-SHA256 (RFC 2104) over timestamp, a full stop and the body.
+
+    A receiver computes the same over ``X-Aiservices-Timestamp`` and the raw body, compares in constant time
+    (:func:`hmac.compare_digest`) and refuses timestamps that are minutes old, which makes a replay useless.
+
+    Args:
+        secret: shared with the receiver.
+        timestamp_s: seconds since the epoch, as in the header.
+        body: the raw body.
+    """
+    digest = hmac.new(secret.encode(), b"%d." % timestamp_s + body, hashlib.sha256)
+    return f"sha256={digest.hexdigest()}"
