@@ -7,7 +7,6 @@ setting has one name with its unit, here; anything unknown is an error that sugg
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ import attrs
 import msgspec
 from msgspec import Meta
 
-from aiservices.errors import ConfigError
+from aiservices.errors import ConfigError, nearest
 
 DEFAULT_PATH = Path("services.toml")
 ENV_PREFIX = "AISERVICES_"
@@ -178,13 +177,6 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
     chosen = profile or built["server"].profile
     services = _profile_services(document, profiles, chosen, source)
     return Config(**built, profile=chosen, services=services, profiles=tuple(profiles))
-
-
-def nearest(word: str, right_words: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` or, where nothing is near, the list of right words."""
-    words = list(right_words)
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else f"; there are: {', '.join(words)}"
 
 
 def _read(source: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ and shown as "internal error" with the job's id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -110,3 +111,10 @@ class ModelBroken(ServiceError):
     """The model's device is beyond repair in this process (a broken CUDA context): the process has to be replaced."""
 
     code = "model_broken"
+
+
+def nearest(word: str, right_words: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` or, where nothing is near, the list of right words."""
+    words = list(right_words)
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else f"; there are: {', '.join(words)}"

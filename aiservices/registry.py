@@ -1,0 +1,138 @@
+"""The services of one process by name: built from a profile, started, drained and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import attrs
+
+from aiservices.config import Config, ServiceConfig
+from aiservices.errors import ConfigError, UnknownService, nearest
+from aiservices.fetch import Fetcher
+from aiservices.handler import BatchHandler, Handler, StepHandler
+from aiservices.logs import get_logger
+from aiservices.metrics import Metrics, watch_loop_lag
+from aiservices.service import Service, Shared
+from aiservices.storage import ModelStore
+from aiservices.webhooks import WebhookSender
+
+log = get_logger(__name__)
+
+AnyHandler = Handler[Any, Any, Any, Any]
+
+
+class Registry:
+    """Every service of the running profile and what they share.
+
+    Args:
+        config: all settings.
+        fetcher: stands in for the guarded fetch, in tests.
+
+    Raises:
+        ConfigError: a handler cannot be imported or is no handler.
+    """
+
+    def __init__(self, config: Config, *, fetcher: Fetcher | None = None) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.broken_event = asyncio.Event()
+        self.draining = False
+        self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
+        self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
+        self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self.metrics.webhook)
+        shared = Shared(
+            fetcher=self._fetcher,
+            webhooks=self._webhooks,
+            metrics=self.metrics,
+            store=ModelStore(config),
+            pool=self._pool,
+            load_slot=asyncio.Lock(),
+            worker_id=_worker_id(),
+            on_broken=self.broken_event.set,
+        )
+        self.services: Mapping[str, Service] = {
+            name: Service(service, load_handler(service), shared) for name, service in config.services.items()
+        }
+        self._lag_watch: asyncio.Task[None] | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether a model's device is beyond repair in this process."""
+        return self.broken_event.is_set()
+
+    def get(self, name: str) -> Service:
+        """Return a service by name, or raise UnknownService."""
+        try:
+            return self.services[name]
+        except KeyError:
+            raise UnknownService(name, list(self.services)) from None
+
+    async def start(self) -> None:
+        """Start every service; returns at once, models load behind it."""
+        await self._fetcher.start()
+        self._lag_watch = asyncio.create_task(watch_loop_lag(self.metrics))
+        for service in self.services.values():
+            await service.start()
+        log.info("registry.started", profile=self.config.profile, services=list(self.services))
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new jobs, let running work and its webhooks end within ``grace_s``, end the rest with a reason."""
+        self.draining = True
+        until = asyncio.get_running_loop().time() + grace_s
+        await asyncio.gather(*(service.drain(grace_s) for service in self.services.values()))
+        await self._webhooks.drain(max(1.0, until - asyncio.get_running_loop().time()))
+
+    async def close(self) -> None:
+        """Unload every model and close what was started."""
+        self.draining = True
+        await asyncio.gather(*(service.close() for service in self.services.values()))
+        if self._lag_watch is not None:
+            self._lag_watch.cancel()
+            await asyncio.gather(self._lag_watch, return_exceptions=True)
+        await self._webhooks.drain(0.0)
+        await self._fetcher.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def load_handler(config: ServiceConfig) -> AnyHandler:
+    """Import and build the handler that ``module:Class`` names.
+
+    Raises:
+        ConfigError: there is no such module or class, or it does not fulfil the contract.
+    """
+    where = f"[services.{config.name}] handler"
+    module_name, _, class_name = config.handler.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{where}: cannot import {module_name!r}: {error}") from error
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        classes = [name for name, value in vars(module).items() if _is_handler(value)]
+        raise ConfigError(f"{where}: module {module_name!r} has no {class_name!r}{nearest(class_name, classes)}")
+    if not _is_handler(cls):
+        raise ConfigError(
+            f"{where}: {config.handler} is not a BatchHandler or a StepHandler, or lacks one of its methods"
+        )
+    for attribute in ("Input", "Output"):
+        if not attrs.has(getattr(cls, attribute, type(None))):
+            raise ConfigError(f"{where}: {config.handler}.{attribute} has to be an attrs class")
+    handler: AnyHandler = cls()
+    return handler
+
+
+def _is_handler(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BatchHandler | StepHandler) and not inspect.isabstract(value)
+
+
+def _worker_id() -> str:
+    """RunPod's name for this pod where there is one, else one of our own."""
+    return os.environ.get("RUNPOD_POD_ID") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
