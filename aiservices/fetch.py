@@ -27,6 +27,7 @@ import io
 import ipaddress
 import re
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -66,16 +67,23 @@ class Fetcher:
         config: bounds, and the hosts that may be private.
         pool: decodes large ``data:`` URLs; None takes the loop's own pool.
         resolver: looks names up, without any check; None asks the system, in threads of its own. The caller closes it.
+        tls: whom to trust; None takes the system's roots.
     """
 
     def __init__(
-        self, config: FetchConfig, *, pool: Executor | None = None, resolver: AbstractResolver | None = None
+        self,
+        config: FetchConfig,
+        *,
+        pool: Executor | None = None,
+        resolver: AbstractResolver | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._config = config
         self._pool = pool
         self._allowed = AllowList.parse(config.allow_hosts)
         self._resolver = resolver
         self._own_resolver: AbstractResolver | None = None
+        self._tls = tls
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._session: aiohttp.ClientSession | None = None
 
@@ -90,7 +98,11 @@ class Fetcher:
         assert lookup is not None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_GuardedResolver(lookup, self._allowed), use_dns_cache=False, force_close=True, limit=0
+                resolver=_GuardedResolver(lookup, self._allowed),
+                use_dns_cache=False,
+                force_close=True,
+                limit=0,
+                ssl=self._tls or True,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -345,9 +357,9 @@ def _build(text: str) -> _Target:
     try:
         # Quoted anew, a URL that is signed over its exact text would fail; so that is done only where it must be.
         url = URL(text, encoded=_UNQUOTED.search(text) is None)
+        host, port = (url.raw_host or "").lower().removesuffix("."), url.port
     except ValueError:
         raise _Refused("is not a valid URL") from None
-    host, port = (url.raw_host or "").lower().removesuffix("."), url.port
     _literal(host)
     if not port:
         raise _Refused("has no valid host and port")
@@ -598,7 +610,7 @@ def _percent_decoded(url: str, begin: int) -> bytes:
 
 
 def _percent_decoded_piece(text: str) -> bytes:
-    piece = text.encode("utf-8", "replace")
+    piece = text.encode("ascii", "backslashreplace")  # and a backslash is refused
     if piece.translate(None, _DATA_CHARS) or _BROKEN_ESCAPE.search(piece):
         raise _Failed("is a data: URL with characters that a URL may not hold")
     return unquote_to_bytes(piece) if b"%" in piece else piece

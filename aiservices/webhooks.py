@@ -1,8 +1,8 @@
 """The POST that tells a caller's server that a job has ended, and its retries.
 
-One POST of the status object; HTTP 200 means that it arrived, and anything else is tried again ``attempts`` times in
-all, ``retry_wait_s`` apart, as RunPod does. A receiver may see a delivery twice (its 200 got lost) and two deliveries in
-any order: the job's id and status in the body tell. The URL is a stranger's, so it passes the guard of
+One POST of the status object; HTTP 200 means that it arrived, and anything else is tried again: ``attempts`` times in
+all, ``retry_wait_s`` apart, as RunPod does. A receiver may see one delivery twice (its 200 got lost) and those of two
+jobs in any order: the id and status in the body tell. The URL is a stranger's, so it passes the guard of
 :mod:`aiservices.fetch`, at submission and again at every attempt.
 """
 
@@ -102,7 +102,7 @@ class WebhookSender:
         self._sleep = sleep
         self._clock = clock
         self._rng = rng or random.Random()
-        self._tasks: set[asyncio.Task[WebhookResult]] = set()
+        self._tasks: set[asyncio.Task[tuple[WebhookResult, str]]] = set()
         self._pending_bytes = 0
         self._closed = False
 
@@ -133,7 +133,7 @@ class WebhookSender:
         """
         delivery = _Delivery(url, body, service, job_id)
         if reason := self._reason_to_drop(delivery):
-            self._count(delivery, WebhookResult.DROPPED, reason=reason)
+            self._count(delivery, WebhookResult.DROPPED, reason)
             return
         self._pending_bytes += len(body)
         task = asyncio.get_running_loop().create_task(self._deliver(delivery), name=f"webhook-{job_id}")
@@ -167,24 +167,28 @@ class WebhookSender:
             return f"deliveries of more than {self._max_pending_bytes} bytes would be pending"
         return ""
 
-    async def _deliver(self, delivery: _Delivery) -> WebhookResult:
-        for attempt in range(1, self._config.attempts + 1):
-            if attempt > 1:
-                await self._sleep(self._config.retry_wait_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
-            async with self._slots:
-                try:
-                    status = await self._post(delivery)
-                except Refused as error:
-                    log.warning("webhook.refused", reason=error.reason, **delivery.log_fields)
-                    return WebhookResult.REFUSED
-                except FetchError as error:
-                    reason = error.reason
-                else:
-                    if status == 200:
-                        return WebhookResult.DELIVERED
-                    reason = f"answered {status}"
-            log.info("webhook.attempt_failed", attempt=attempt, reason=reason, **delivery.log_fields)
-        return WebhookResult.FAILED
+    async def _deliver(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
+        """Return how it ended and, where it did not arrive, the last reason."""
+        result, reason = await self._attempt(delivery)
+        for attempt in range(2, self._config.attempts + 1):
+            if result is not WebhookResult.FAILED:
+                break
+            log.info("webhook.retry", attempt=attempt, reason=reason, **delivery.log_fields)
+            await self._sleep(self._config.retry_wait_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
+            result, reason = await self._attempt(delivery)
+        return result, reason
+
+    async def _attempt(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
+        async with self._slots:
+            try:
+                status = await self._post(delivery)
+            except Refused as error:
+                return WebhookResult.REFUSED, error.reason
+            except FetchError as error:
+                return WebhookResult.FAILED, error.reason
+        if status == 200:
+            return WebhookResult.DELIVERED, ""
+        return WebhookResult.FAILED, f"answered {status}"
 
     async def _post(self, delivery: _Delivery) -> int:
         headers = {}
@@ -197,21 +201,23 @@ class WebhookSender:
             delivery.url, delivery.body, headers=headers, timeout_s=self._config.timeout_s
         )
 
-    def _ended(self, delivery: _Delivery, task: asyncio.Task[WebhookResult]) -> None:
+    def _ended(self, delivery: _Delivery, task: asyncio.Task[tuple[WebhookResult, str]]) -> None:
         # Counted here and not in the task, because one that is cancelled before its first step never runs.
         self._tasks.discard(task)
         self._pending_bytes -= len(delivery.body)
         if task.cancelled():
-            self._count(delivery, WebhookResult.DROPPED, reason="the process stops")
+            self._count(delivery, WebhookResult.DROPPED, "the process stops")
         elif (error := task.exception()) is not None:
             log.error("webhook.error", exc_info=error, **delivery.log_fields)
-            self._count(delivery, WebhookResult.FAILED)
+            self._count(delivery, WebhookResult.FAILED, "internal error")
         else:
-            self._count(delivery, task.result())
+            self._count(delivery, *task.result())
 
-    def _count(self, delivery: _Delivery, result: WebhookResult, *, reason: str = "") -> None:
-        level = log.debug if result is WebhookResult.DELIVERED else log.warning
-        level(f"webhook.{result}", **({"reason": reason} if reason else {}), **delivery.log_fields)
+    def _count(self, delivery: _Delivery, result: WebhookResult, reason: str) -> None:
+        if result is WebhookResult.DELIVERED:
+            log.debug("webhook.delivered", **delivery.log_fields)
+        else:
+            log.warning(f"webhook.{result}", reason=reason, **delivery.log_fields)
         self._on_result(delivery.service, result)
 
 
@@ -226,5 +232,6 @@ def sign(secret: str, timestamp_s: int, body: bytes) -> str:
         timestamp_s: seconds since the epoch, as in the header.
         body: the raw body.
     """
-    digest = hmac.new(secret.encode(), b"%d." % timestamp_s + body, hashlib.sha256)
+    digest = hmac.new(secret.encode(), b"%d." % timestamp_s, hashlib.sha256)
+    digest.update(body)
     return f"sha256={digest.hexdigest()}"
