@@ -1,0 +1,67 @@
+"""What every answer gets: a request id, security headers and a line in the log."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from aiservices.logs import get_logger
+
+REQUEST_ID_HEADER = "X-Request-ID"
+CLIENT_GONE = 499
+"""Status in the log for a caller who went away before the answer; nginx's number for it."""
+
+_REQUEST_ID = web.RequestKey("request_id", str)
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PROBES = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
+_LOGGED_PATH_LENGTH = 200
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+log = get_logger(__name__)
+
+
+def request_id(request: web.Request) -> str:
+    """The request's id: the caller's, where it gave a harmless one, else ours."""
+    known = request.get(_REQUEST_ID)
+    if known is None:
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        known = request[_REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+    return known
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the request id and the security headers; a signal, so that streams get them too."""
+    response.headers[REQUEST_ID_HEADER] = request_id(request)
+    response.headers.update(_SECURITY_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+@web.middleware
+async def log_access(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Log the request once it is answered. The query stays out: callers put secrets there."""
+    began = request.loop.time()
+    status = CLIENT_GONE
+    try:
+        response = await handler(request)
+        status = response.status
+    finally:
+        write = log.debug if request.path in _PROBES else log.info
+        write(
+            "http.request",
+            method=request.method,
+            path=request.rel_url.raw_path[:_LOGGED_PATH_LENGTH],
+            status=status,
+            seconds=round(request.loop.time() - began, 4),
+            request=request_id(request),
+        )
+    return response

@@ -1,0 +1,55 @@
+"""Put the application together: routes, middlewares and the registry's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import web
+
+from aiservices.registry import Registry
+from aiservices.transports.http import jobs, process
+from aiservices.transports.http.access import add_headers, log_access
+from aiservices.transports.http.auth import check_access
+from aiservices.transports.http.errors import errors_as_json
+from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
+from aiservices.transports.http.openapi import describe
+
+
+def create_app(registry: Registry) -> web.Application:
+    """Build the application that serves the registry's services.
+
+    It starts, drains and closes the registry: models load behind the first requests. Whoever runs it sets
+    ``handler_cancellation`` explicitly and turns aiohttp's own access log off. To let callers poll while jobs drain,
+    await ``registry.drain()`` before the runner's ``cleanup()``, which closes the port first.
+
+    Args:
+        registry: the services, not started yet.
+    """
+    server = registry.config.server
+    app = web.Application(
+        middlewares=[log_access, errors_as_json, check_access],
+        client_max_size=max(server.max_run_body_bytes, server.max_runsync_body_bytes),
+    )
+    app[REGISTRY] = registry
+    app[DOCUMENT] = msgspec.json.encode(describe(registry))
+    app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(_run_registry)
+    app.on_shutdown.append(_drain_registry)
+    app.add_routes(process.routes())
+    app.add_routes(jobs.routes(single_service=len(registry.services) == 1))
+    return app
+
+
+async def _run_registry(app: web.Application) -> AsyncIterator[None]:
+    try:
+        await app[REGISTRY].start()
+        yield
+    finally:
+        await app[REGISTRY].close()
+
+
+async def _drain_registry(app: web.Application) -> None:
+    registry = app[REGISTRY]
+    if not registry.draining:
+        await registry.drain(registry.config.server.grace_s)

@@ -1,0 +1,129 @@
+"""Turn every error into JSON: one table from the core's codes to HTTP, and one middleware that applies it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from aiservices.errors import ServiceError, UnknownService
+from aiservices.logs import get_logger
+from aiservices.transports.http.access import request_id
+from aiservices.transports.http.lookup import REGISTRY, service_name
+
+log = get_logger(__name__)
+
+
+class Unauthorized(ServiceError):
+    """The request has no key, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class CrossSite(ServiceError):
+    """A page of another site made a visitor's browser send this."""
+
+    code = "cross_site"
+
+
+class StreamEnded(ServiceError):
+    """The end of a cancelled job's stream was told before. RunPod's Python client would ask for ever."""
+
+    code = "stream_ended"
+
+
+class BodyTooLarge(ServiceError):
+    """The body passes the operation's bound."""
+
+    code = "body_too_large"
+
+
+class BodyTooSlow(ServiceError):
+    """The body did not come in time."""
+
+    code = "body_too_slow"
+
+
+STATUS: Mapping[str, int] = {
+    "invalid_input": 400,
+    "fetch_failed": 400,
+    "unauthorized": 401,
+    "cross_site": 403,
+    "unknown_service": 404,
+    "job_not_found": 404,
+    "body_too_slow": 408,
+    "conflict": 409,
+    "stream_ended": 410,
+    "body_too_large": 413,
+    "queue_full": 429,
+    "unavailable": 503,
+    "model_broken": 503,
+    "out_of_memory": 503,
+    "failed": 500,
+    "config": 500,
+}
+"""The code of a :class:`~aiservices.errors.ServiceError` -> HTTP status."""
+
+_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "unknown_service", "conflict"})
+"""Codes whose answer claims no job status. A conflict leaves the job what it was."""
+
+
+def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Encode with msgspec, so that outputs which are JSON already (``msgspec.Raw``) are not decoded again."""
+    return web.Response(body=msgspec.json.encode(data), status=status, headers=headers, content_type="application/json")
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors in JSON; log what is unexpected whole and show none of it."""
+    try:
+        return await handler(request)
+    except ServiceError as error:
+        _count(request, error)
+        return json_response(_body(request, error), STATUS[error.code], _headers(error))
+    except web.HTTPException as error:
+        return _http_error(request, error)
+    except ConnectionError:
+        raise  # the caller went away: there is nobody to answer
+    except Exception as error:
+        log.error("http.failed", method=request.method, request=request_id(request), exc_info=error)
+        return json_response({"error": "internal error", "requestId": request_id(request)}, 500)
+
+
+def _body(request: web.Request, error: ServiceError) -> dict[str, Any]:
+    shown: dict[str, Any] = {"error": str(error)}
+    if isinstance(error, UnknownService):
+        shown["services"] = list(error.services)
+    if error.code not in _NO_JOB_MEANT:
+        shown = {"status": "FAILED", **shown}
+    if "job_id" in request.match_info and error.code not in ("unauthorized", "unknown_service"):
+        shown = {"id": request.match_info["job_id"], **shown}
+    return shown
+
+
+def _headers(error: ServiceError) -> dict[str, str]:
+    if error.code == "unauthorized":
+        return {"WWW-Authenticate": "Bearer"}
+    retry_after_s: float | None = getattr(error, "retry_after_s", None)
+    return {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+
+
+def _count(request: web.Request, error: ServiceError) -> None:
+    registry, name = request.app[REGISTRY], service_name(request)
+    registry.metrics.rejected(name if name in registry.services else "", error.code)
+
+
+def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Answer what aiohttp itself refuses: unknown paths, wrong methods."""
+    allowed = error.headers.get("Allow")
+    headers = {"Allow": allowed} if allowed else None
+    if error.status == 404:
+        services = list(request.app[REGISTRY].services)
+        return json_response({"error": "no such path; /openapi.json lists those there are", "services": services}, 404)
+    if allowed:
+        return json_response({"error": f"{request.method} is not allowed here, only {allowed}"}, 405, headers)
+    return json_response({"error": error.reason}, error.status)

@@ -1,0 +1,43 @@
+"""Make an example value for a JSON schema, so that documents and forms start with one that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+
+def example(schema: Schema, components: Mapping[str, Schema]) -> Any:
+    """Return a value that fits the schema: its own example or default where it has one, else a small one.
+
+    Args:
+        schema: as msgspec writes it.
+        components: the schemas that ``$ref`` may name.
+    """
+    if "$ref" in schema:
+        return example(components[schema["$ref"].rpartition("/")[2]], components)
+    for given in ("examples", "enum"):
+        if schema.get(given):
+            return schema[given][0]
+    for given in ("default", "const"):
+        if given in schema:
+            return schema[given]
+    if "anyOf" in schema:
+        return example(schema["anyOf"][0], components)
+    return _of_type(schema, components)
+
+
+def _of_type(schema: Schema, components: Mapping[str, Schema]) -> Any:
+    match schema.get("type"):
+        case "object":
+            return {name: example(schema["properties"][name], components) for name in schema.get("required", ())}
+        case "array":
+            return [example(schema.get("items", {}), components)] * max(1, schema.get("minItems", 1))
+        case "string":
+            return ("text" * schema.get("minLength", 1))[: schema.get("maxLength", 4) or None]
+        case "integer" | "number":
+            return schema.get("minimum", schema.get("maximum", 1))
+        case "boolean":
+            return False
+    return None

@@ -1,0 +1,112 @@
+"""What stands beside the job API: the page, the OpenAPI document, probes and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from aiohttp import web
+
+from aiservices.registry import Registry
+from aiservices.service import Service, ServiceState
+from aiservices.storage import PACKAGE_SCHEME
+from aiservices.transports.http.errors import json_response
+from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
+
+STATIC_PREFIX = "/static"
+STATIC = Path(__file__).parent / "static"
+
+_UNFIT = frozenset({ServiceState.FAILED, ServiceState.STOPPED})
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """The playground: try every service in the browser."""
+    return web.FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+async def openapi(request: web.Request) -> web.StreamResponse:
+    """This description of the API."""
+    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+
+
+async def livez(request: web.Request) -> web.StreamResponse:
+    """Tell whether the process can go on: 503 once a model's device is beyond repair."""
+    broken = request.app[REGISTRY].broken
+    return json_response({"live": not broken}, 503 if broken else 200)
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """Tell whether every service takes jobs at once, and the state of each."""
+    registry = request.app[REGISTRY]
+    ready = is_ready(registry)
+    services = {name: _service_state(service) for name, service in registry.services.items()}
+    shown = {"ready": ready, "draining": registry.draining, "profile": registry.config.profile, "services": services}
+    return json_response(shown, 200 if ready else 503)
+
+
+async def ping(request: web.Request) -> web.StreamResponse:
+    """Answer RunPod's load balancer: 204 while loading, 200 ready, 503 failed.
+
+    Source: https://docs.runpod.io/serverless/load-balancing/overview.
+    """
+    registry = request.app[REGISTRY]
+    if is_ready(registry):
+        return json_response({"status": "ready"})
+    unfit = registry.broken or registry.draining or any(each.state in _UNFIT for each in registry.services.values())
+    return web.Response(status=503 if unfit else 204)
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """Everything that is counted, as Prometheus text."""
+    body, content_type = request.app[REGISTRY].metrics.render()
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+@attrs.frozen
+class Endpoint:
+    """One path of the process itself, for the routes, for the OpenAPI document and for who may call it.
+
+    Attributes:
+        public: whether it needs no key: the page, its description of the API, and probes that tell nothing secret.
+    """
+
+    path: str
+    handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
+    content_type: str = "application/json"
+    statuses: tuple[int, ...] = (200,)
+    public: bool = True
+
+
+ENDPOINTS = (
+    Endpoint("/", page, "text/html"),
+    Endpoint("/openapi.json", openapi),
+    Endpoint("/livez", livez, statuses=(200, 503)),
+    Endpoint("/readyz", readyz, statuses=(200, 503)),
+    Endpoint("/ping", ping, statuses=(200, 204, 503)),
+    Endpoint("/metrics", metrics, "text/plain", public=False),
+)
+
+
+def routes() -> Iterator[web.AbstractRouteDef]:
+    """Every endpoint, and the page's files."""
+    yield web.static(STATIC_PREFIX, STATIC)
+    for endpoint in ENDPOINTS:
+        yield web.get(endpoint.path, endpoint.handle)
+
+
+def is_ready(registry: Registry) -> bool:
+    """Whether every service takes jobs at once, or loads on purpose with its first job."""
+    return not registry.draining and not registry.broken and all(map(_takes_jobs, registry.services.values()))
+
+
+def _takes_jobs(service: Service) -> bool:
+    cold_on_purpose = service.state is ServiceState.COLD and service.config.load == "first_use"
+    return service.state is ServiceState.READY or cold_on_purpose
+
+
+def _service_state(service: Service) -> dict[str, Any]:
+    # Not the model's name: it may be a path or a bucket, and this path needs no key.
+    shown: dict[str, Any] = {"state": service.state, "demo": service.config.model.startswith(PACKAGE_SCHEME)}
+    return shown if service.reason is None else {**shown, "reason": service.reason}

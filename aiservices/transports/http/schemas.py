@@ -1,0 +1,117 @@
+"""The schemas of the OpenAPI document: the handlers' classes as msgspec describes them, and the wire's own objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from aiservices.job import JobStatus
+from aiservices.service import Service
+from aiservices.transports.http.body import RunPolicy
+from aiservices.transports.http.examples import example
+
+Json = dict[str, Any]
+
+JOB_ID = "7c1c3a1e-6d2b-4a7e-9f55-2f0a8a6f3b10"
+"""The job of every example."""
+
+_REF = "#/components/schemas/{name}"
+
+
+def schemas(services: Sequence[Service]) -> Json:
+    """Return every schema by name; those of one service are called ``{service}.Run`` and ``{service}.Job``."""
+    classes = [cls for service in services for cls in (service.handler.Input, service.handler.Output)]
+    refs, components = msgspec.json.schema_components([*classes, RunPolicy], ref_template=_REF)
+    named: Json = {**components, **_COMMON_SCHEMAS}
+    for service, given, made in zip(services, refs[0::2], refs[1::2], strict=False):
+        components[_name(given)]["additionalProperties"] = False
+        named[f"{service.name}.Run"] = _run_schema(given, refs[-1], example(given, components))
+        named[f"{service.name}.Job"] = _job_schema(made, example(made, components))
+    return named
+
+
+def _run_schema(given: Json, policy: Json, shown: Any) -> Json:
+    return {
+        "type": "object",
+        "required": ["input"],
+        "properties": {
+            "input": {"anyOf": [given, ref("WarmUp")]},
+            "webhook": {"type": "string", "format": "uri", "description": "Gets the job when it has ended, as a POST."},
+            "policy": policy,
+        },
+        "examples": [{"input": shown}],
+    }
+
+
+def _job_schema(made: Json, shown: Any) -> Json:
+    milliseconds = {"type": "integer", "minimum": 0}
+    ended = {"id": JOB_ID, "status": "COMPLETED", "delayTime": 12, "executionTime": 340, "workerId": "worker-1"}
+    return {
+        "type": "object",
+        "required": ["id", "status"],
+        "properties": {
+            "id": {"type": "string"},
+            "status": ref("JobStatus"),
+            "delayTime": {**milliseconds, "description": "Time in the queue, in milliseconds."},
+            "executionTime": {**milliseconds, "description": "Time on the model, in milliseconds."},
+            "workerId": {"type": "string"},
+            "retries": {"type": "integer", "minimum": 1},
+            "queuePosition": {"type": "integer", "minimum": 0},
+            "reason": {"type": "string", "description": "Why the job waits."},
+            "error": {"type": "string"},
+            "output": {"anyOf": [made, ref("Progress"), ref("WarmedUp")]},
+        },
+        "examples": [{**ended, "output": shown}],
+    }
+
+
+def _object(required: list[str], **properties: Json) -> Json:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _counts(*names: str) -> Json:
+    return _object(list(names), **{name: {"type": "integer", "minimum": 0} for name in names})
+
+
+def ref(name: str) -> Json:
+    """Refer to a schema."""
+    return {"$ref": _REF.format(name=name)}
+
+
+def _name(ref: Json) -> str:
+    return str(ref["$ref"]).rpartition("/")[2]
+
+
+_COMMON_SCHEMAS: Mapping[str, Json] = {
+    "JobStatus": {"type": "string", "enum": [status.value for status in JobStatus]},
+    "WarmUp": _object(["action"], action={"const": "warmup", "description": "Loads the model and runs nothing."}),
+    "WarmedUp": _object(["state"], state={"type": "string", "examples": ["READY"]}),
+    "Progress": _object(["progress"], progress={"type": "number", "minimum": 0, "maximum": 1}),
+    "Accepted": _object(["id", "status"], id={"type": "string", "examples": [JOB_ID]}, status=ref("JobStatus")),
+    "Cancelled": _object(
+        ["id", "status"],
+        id={"type": "string", "examples": [JOB_ID]},
+        status={**ref("JobStatus"), "examples": ["CANCELLED"]},
+    ),
+    "Purged": _object(["removed", "status"], removed={"type": "integer", "minimum": 0}, status={"const": "completed"}),
+    "Stream": _object(
+        ["status", "stream"],
+        status=ref("JobStatus"),
+        stream={"type": "array", "items": _object(["output"], output={"examples": ["a piece of text"]})},
+    ),
+    "Health": _object(
+        ["jobs", "workers"],
+        jobs=_counts("completed", "failed", "inProgress", "inQueue", "retried"),
+        workers=_counts("idle", "initializing", "ready", "running", "throttled", "unhealthy"),
+    ),
+    "Error": _object(
+        ["error"],
+        error={"type": "string"},
+        status={"const": "FAILED"},
+        id={"type": "string"},
+        requestId={"type": "string"},
+        services={"type": "array", "items": {"type": "string"}},
+    ),
+}
