@@ -1,9 +1,15 @@
-"""Logging: structlog and the standard library through one formatter, JSON where no one looks, colours on a terminal."""
+"""Logging: structlog and the standard library through one formatter, JSON where no one looks, colours on a terminal.
+
+Records are formatted and written on a thread of their own: a traceback reads source files and a pipe may be full, and
+neither may hold up the event loop.
+"""
 
 from __future__ import annotations
 
+import atexit
 import logging
-import logging.config
+import logging.handlers
+import queue
 import sys
 from typing import Literal, cast
 
@@ -33,9 +39,15 @@ def configure_logging(level: str = "info", log_format: LogFormat = "auto") -> No
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(json_lines)],
         )
     )
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    listener = logging.handlers.QueueListener(records, handler)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(_Unformatted(records, listener))
     root.setLevel(level.upper())
+    listener.start()
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -52,7 +64,25 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
+class _Unformatted(logging.handlers.QueueHandler):
+    """Hands records over as they are; the listener's formatter does all the work. Closing it writes what is left."""
+
+    def __init__(self, records: queue.SimpleQueue[logging.LogRecord], listener: logging.handlers.QueueListener) -> None:
+        super().__init__(records)
+        self._listener = listener
+        atexit.register(self.close)
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        if self._listener._thread is not None:  # stop() of one that has stopped raises in 3.11
+            self._listener.stop()
+        super().close()
+
+
 def _renderer(json_lines: bool) -> list[Processor]:
     if json_lines:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer()]
+    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]

@@ -11,9 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 
 import aiservices
+
+# Tests look at events (structlog.testing.capture_logs), never at lines; writing those would block the loop.
+structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(autouse=True)

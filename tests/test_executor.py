@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from aiservices.errors import ModelBroken, OutOfMemory
+from aiservices.executor import ModelExecutor
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+class AcceleratorError(RuntimeError):
+    """Named as torch names its own."""
+
+
+@pytest.fixture
+def executor() -> ModelExecutor:
+    return ModelExecutor("model-test")
+
+
+def raising(error: BaseException) -> None:
+    raise error
+
+
+def test_calls_run_one_after_another_on_one_thread(executor: ModelExecutor) -> None:
+    seen: list[tuple[int, str]] = []
+    futures = [executor.submit(lambda n=n: seen.append((n, threading.current_thread().name))) for n in range(50)]  # type: ignore[misc]
+    for future in futures:
+        future.result(10)
+    assert seen == [(n, "model-test") for n in range(50)]
+    executor.stop()
+    assert executor.join(10)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), OutOfMemory),
+        (AcceleratorError("CUDA error: device-side assert triggered"), ModelBroken),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), ModelBroken),
+        (ValueError("mine"), ValueError),
+        (SystemExit(3), RuntimeError),
+    ],
+)
+def test_an_error_is_told_in_the_cores_words_and_the_thread_lives_on(
+    executor: ModelExecutor, raised: BaseException, told: type[Exception]
+) -> None:
+    with pytest.raises(told) as caught:
+        executor.submit(lambda: raising(raised)).result(10)
+    assert type(caught.value) is told
+    assert executor.submit(lambda: 7).result(10) == 7
+    executor.stop()
+
+
+def test_an_idle_thread_holds_on_to_nothing(executor: ModelExecutor) -> None:
+    import gc
+    import weakref
+
+    class Batch:
+        pass
+
+    batch = Batch()
+    watched = weakref.ref(batch)
+    executor.submit(lambda held=batch: held).result(10)  # type: ignore[misc]
+    del batch
+    executor.submit(lambda: None).result(10)
+    gc.collect()
+    assert watched() is None
+    executor.stop()
+
+
+def test_stopping_what_never_started_is_harmless(executor: ModelExecutor) -> None:
+    executor.stop()
+    assert executor.join(0)
