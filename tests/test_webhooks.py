@@ -83,7 +83,7 @@ class Bench:
     async def until_counted(self, results: int) -> None:
         while len(self.results) < results:
             self.counted.clear()
-            await asyncio.wait_for(self.counted.wait(), 2)
+            await asyncio.wait_for(self.counted.wait(), 5)
 
     def send(self, url: str = URL, body: bytes = BODY) -> None:
         self.sender.send(url, body, service="echo", job_id="1")
