@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import threading
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
+import msgspec
 from msgspec import Meta
 
-from aiservices.handlers.generation import MaxNewTokens, Seed, Temperature, Usage
+from aiservices.errors import InvalidInput, JobFailed
+from aiservices.handler import Context
+from aiservices.handlers.generation import (
+    Generated,
+    GenerationOptions,
+    GenerationRequest,
+    MaxNewTokens,
+    Seed,
+    Temperature,
+    Usage,
+)
+from aiservices.handlers.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text_service import Loaded, TextService
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 DEFAULT_PROMPT = "Write a product listing for an online shop as JSON with title, description, keywords and category."
 DEFAULT_LANGUAGE = "English"
@@ -94,3 +114,148 @@ def build_prompt(
     """
     task = prompt or DEFAULT_PROMPT
     return f"{task}\n\nLanguage: {language}\nCategories: {'; '.join(categories)}\nProduct: {image_description}"
+
+
+def build_schema(categories: Sequence[str]) -> dict[str, Any]:
+    """Make the JSON schema that an answer follows: that of :class:`Listing`, with these categories to choose from."""
+    definitions: dict[str, Any] = msgspec.json.schema(Listing)["$defs"]
+    schema: dict[str, Any] = {**definitions["Listing"], "additionalProperties": False}
+    schema["properties"] = {**schema["properties"], "category": {"enum": list(categories)}}
+    return schema
+
+
+def check_categories(categories: Sequence[str], field: str) -> None:
+    """Refuse a list with repetitions.
+
+    Raises:
+        InvalidInput: naming ``field``.
+    """
+    if len(set(categories)) != len(categories):
+        raise InvalidInput(field, "each category may appear only once")
+
+
+@attrs.frozen
+class GenerateDescriptionOptions(GenerationOptions):
+    """Options of the service."""
+
+    categories: Annotated[list[Category], Meta(min_length=1, max_length=100)] = attrs.Factory(
+        lambda: list(DEFAULT_CATEGORIES)
+    )
+    """The categories of a request that names none."""
+
+
+class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescriptionOutput]):
+    """Descriptions of pictures in, product listings out."""
+
+    Input = GenerateDescriptionInput
+    Output = GenerateDescriptionOutput
+    Options = GenerateDescriptionOptions
+    auto_classes = {  # noqa: RUF012 (the contract's ClassVar, declared above)
+        "mistral": "AutoModelForCausalLM",
+        "ministral3": "AutoModelForCausalLM",
+        "mistral3": "AutoModelForImageTextToText",
+    }
+
+    options: GenerateDescriptionOptions
+    _grammars: GrammarCache
+
+    def validate(self, input: GenerateDescriptionInput) -> None:
+        """Refuse a list of categories with repetitions."""
+        check_categories(input.categories or (), "$.categories")
+
+    async def preprocess(self, input: GenerateDescriptionInput, context: Context) -> GenerationRequest:
+        """Tokenise and make the grammar, in the pool."""
+        return await context.run_in_pool(self._request, input)
+
+    def postprocess(self, result: Generated) -> GenerateDescriptionOutput:
+        """Parse the answer and tidy it up."""
+        try:
+            listing = msgspec.json.decode(result.text, type=Listing)
+        except msgspec.MsgspecError as error:
+            raise JobFailed("the model's answer is not a complete listing") from error
+        return GenerateDescriptionOutput(
+            title=_printable(listing.title),
+            description=_printable(listing.description),
+            keywords=tidy_keywords(listing.keywords),
+            category=listing.category,
+            usage=result.usage,
+        )
+
+    def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
+        """Make the grammar of the service's own categories."""
+        check_categories(self.options.categories, "options.categories")
+        model: Any = loaded.checkpoint.model
+        if model.config.model_type == "mistral3":  # its eyes stay shut here
+            model.model.vision_tower = model.model.multi_modal_projector = None
+        chat, stop_ids = loaded.checkpoint.chat, loaded.checkpoint.stop_ids
+        self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.vocabulary, stop_ids))
+        self._grammars.get(self.options.categories)
+
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        self.__dict__.pop("_grammars", None)
+        super().unload()
+
+    def warm_up_requests(self) -> list[GenerationRequest]:
+        """Begin two listings."""
+        request = self._request(GenerateDescriptionInput("A red mug."))
+        return [attrs.evolve(request, max_new_tokens=2)] * 2
+
+    def _request(self, request: GenerateDescriptionInput) -> GenerationRequest:
+        checkpoint = self.loaded.checkpoint
+        categories = request.categories or self.options.categories
+        text = build_prompt(request.image_description, request.prompt, request.language, categories)
+        token_ids = checkpoint.chat.encode([{"role": "user", "content": checkpoint.chat.tame(text)}])
+        grammar = self._grammars.get(categories)
+        max_new_tokens = self.new_tokens(len(token_ids), request.max_new_tokens, "$.image_description")
+        if max_new_tokens < grammar.least_tokens:
+            field = "$.image_description" if request.max_new_tokens is None else "$.max_new_tokens"
+            raise InvalidInput(field, f"leaves {max_new_tokens} tokens; a listing needs {grammar.least_tokens}")
+        return GenerationRequest(
+            token_ids=token_ids,
+            max_new_tokens=max_new_tokens,
+            temperature=request.temperature or 0.0,
+            seed=request.seed,
+            grammar=grammar,
+        )
+
+
+class GrammarCache:
+    """The grammars of the lists of categories used last. Usable from several threads.
+
+    Args:
+        tokenizer: whose tokens the grammars choose from.
+        size: how many are kept.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer, size: int = 32) -> None:
+        self._tokenizer = tokenizer
+        self._size = size
+        self._grammars: OrderedDict[tuple[str, ...], Grammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, categories: Sequence[str]) -> Grammar:
+        """Get the grammar for a list of categories, compiled now if it is not there."""
+        key = tuple(categories)
+        with self._lock:
+            grammar = self._grammars.pop(key, None)
+            if grammar is None:
+                grammar = Grammar.compile(build_schema(key), self._tokenizer)
+            self._grammars[key] = grammar
+            if len(self._grammars) > self._size:
+                self._grammars.popitem(last=False)
+            return grammar
+
+
+def tidy_keywords(keywords: Iterable[str], least: int = 3) -> list[str]:
+    """Drop keywords that repeat an earlier one but for case and space, as long as ``least`` are left."""
+    tidied = [_printable(keyword) for keyword in keywords]
+    distinct: dict[str, str] = {}
+    for keyword in filter(None, map(str.strip, tidied)):
+        distinct.setdefault(keyword.casefold(), keyword)
+    return list(distinct.values()) if len(distinct) >= least else tidied
+
+
+def _printable(text: str) -> str:
+    """Put spaces for control characters, which JSON allows above U+007F."""
+    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)

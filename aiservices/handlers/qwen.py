@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 from msgspec import Meta
 
-from aiservices.handlers.generation import FinishReason, MaxNewTokens, Seed, Temperature, TopP, Usage
+from aiservices.errors import InvalidInput, ServiceError
+from aiservices.handler import Context
+from aiservices.handlers.checkpoint import Checkpoint
+from aiservices.handlers.generation import (
+    FinishReason,
+    Generated,
+    GenerationOptions,
+    GenerationRequest,
+    MaxNewTokens,
+    Picture,
+    Seed,
+    Temperature,
+    TopP,
+    Usage,
+)
+from aiservices.handlers.pictures import decode_picture
+from aiservices.handlers.text_service import Loaded, TextService
+from aiservices.handlers.torch_runtime import import_lock
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+    from aiservices.handlers.backbone import Backbone
 
 DEFAULT_PROMPT = "Describe the product in this picture: what it is, its colour, pattern, size and background."
 
@@ -52,3 +75,136 @@ def build_messages(prompt: str | None = None) -> list[dict[str, Any]]:
         prompt: what to ask; None or empty takes :data:`DEFAULT_PROMPT`.
     """
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt or DEFAULT_PROMPT}]}]
+
+
+@attrs.frozen
+class DescribeImageOptions(GenerationOptions):
+    """Options of the service."""
+
+    max_picture_tokens: Annotated[int, Meta(ge=4)] = 1280
+    """Larger pictures are made smaller until they take so many tokens; never more than the checkpoint's own limit."""
+    max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
+    """Pictures with more pixels are refused before they are decoded."""
+
+
+class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
+    """Pictures in, descriptions out."""
+
+    Input = DescribeImageInput
+    Output = DescribeImageOutput
+    Options = DescribeImageOptions
+    auto_classes = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "AutoModelForImageTextToText")
+
+    options: DescribeImageOptions
+    _reader: PictureReader
+
+    def validate(self, input: DescribeImageInput) -> None:
+        """Refuse URLs that can never be fetched."""
+        if not input.image_url.lower().startswith(("http://", "https://", "data:")):
+            raise InvalidInput("$.image_url", "has to be an http, https or data: URL")
+
+    async def preprocess(self, input: DescribeImageInput, context: Context) -> GenerationRequest:
+        """Fetch the picture, and decode and tokenise it in the pool."""
+        data = await context.fetch(input.image_url, field="$.image_url", kind="image")
+        return await context.run_in_pool(self._read, input, data)
+
+    def postprocess(self, result: Generated) -> DescribeImageOutput:
+        """Shape the output."""
+        return DescribeImageOutput(result.text.strip(), result.finish_reason, result.usage)
+
+    def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
+        """Wrap the model for the engine."""
+        from aiservices.handlers.backbone import PictureBackbone
+
+        return PictureBackbone(checkpoint.model, device)
+
+    def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
+        """Load the image processor."""
+        self._reader = PictureReader(loaded.checkpoint, model_dir, self.options.max_picture_tokens)
+
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        self.__dict__.pop("_reader", None)
+        super().unload()
+
+    def warm_up_requests(self) -> list[GenerationRequest]:
+        """Describe one small grey picture."""
+        from PIL import Image
+
+        return [self._request(DescribeImageInput("", max_new_tokens=2), Image.new("RGB", (64, 64), "grey"))]
+
+    def _read(self, request: DescribeImageInput, data: bytes) -> GenerationRequest:
+        enough_pixels = self._reader.max_pixels
+        image = decode_picture(
+            data, field="$.image_url", max_pixels=self.options.max_pixels, enough_pixels=enough_pixels
+        )
+        return self._request(request, image)
+
+    def _request(self, request: DescribeImageInput, image: PilImage) -> GenerationRequest:
+        checkpoint = self.loaded.checkpoint
+        prompt = checkpoint.chat.tame(request.prompt or "")
+        token_ids, picture = self._reader.read(image, checkpoint.chat.encode(build_messages(prompt)))
+        return GenerationRequest(
+            token_ids=token_ids,
+            max_new_tokens=self.new_tokens(len(token_ids), request.max_new_tokens, "$.prompt"),
+            temperature=request.temperature or 0.0,
+            top_p=request.top_p or 1.0,
+            repetition_penalty=checkpoint.repetition_penalty,
+            seed=request.seed,
+            picture=picture,
+        )
+
+
+class PictureReader:
+    """A checkpoint's image processor, with a bound on how many tokens a picture takes.
+
+    The processor that transformers makes for these models wants torchvision for its video part; the image part alone
+    does not, so the tokens are put in by hand.
+
+    Args:
+        checkpoint: the model.
+        model_dir: its folder.
+        max_picture_tokens: the bound.
+
+    Raises:
+        ServiceError: the folder has no image processor.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model_dir: Path | None, max_picture_tokens: int) -> None:
+        with import_lock:
+            from transformers import AutoImageProcessor
+        auto: Any = AutoImageProcessor
+        try:
+            self._processor: Any = auto.from_pretrained(model_dir, local_files_only=True, backend="pil")
+        except (OSError, ValueError) as error:
+            raise ServiceError("the checkpoint has no image processor (preprocessor_config.json)") from error
+        model: Any = checkpoint.model
+        self._positions = model.model.get_rope_index
+        self._picture_id: int = model.config.image_token_id
+        self._merge: int = self._processor.merge_size
+        own_least, own_most = (self._processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
+        self.max_pixels: int = min(own_most, max_picture_tokens * (self._processor.patch_size * self._merge) ** 2)
+        """A picture is made smaller until it has so many pixels."""
+        self._size = {"shortest_edge": min(own_least, self.max_pixels), "longest_edge": self.max_pixels}
+
+    def read(self, image: PilImage, token_ids: list[int]) -> tuple[list[int], Picture]:
+        """Turn a picture into patches and make room for it in a prompt.
+
+        Args:
+            image: RGB.
+            token_ids: the prompt, with one token where the picture goes.
+
+        Returns:
+            The prompt with as many tokens there as the picture takes, and the picture.
+        """
+        import torch
+
+        features = self._processor(images=image, size=self._size, return_tensors="pt")
+        grid = features["image_grid_thw"]
+        tokens = int(grid.prod()) // self._merge**2
+        first = token_ids.index(self._picture_id)
+        token_ids = [*token_ids[:first], *[self._picture_id] * tokens, *token_ids[first + 1 :]]
+        ids = torch.tensor([token_ids])
+        positions, deltas = self._positions(ids, (ids == self._picture_id).int(), image_grid_thw=grid)
+        picture = Picture(features["pixel_values"], grid, positions[:, 0], int(deltas[0]), first, tokens)
+        return token_ids, picture

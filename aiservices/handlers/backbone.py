@@ -1,0 +1,195 @@
+"""The model as the engine sees it: prompts in, logits out. Imports torch and transformers: import it inside ``load``.
+
+The wrapper's own ``forward`` is left aside for its parts (embeddings, vision tower, decoder, head): only so can a
+prompt that holds a picture be read in pieces, and only the last token's logits be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from aiservices.errors import ServiceError
+from aiservices.handlers.generation import GenerationRequest, Picture
+from aiservices.handlers.slot_cache import SlotCache
+
+
+@attrs.define(eq=False)
+class Prompts:
+    """Prompts ready for the decoder, padded on the right, and the cache that fills while they are read.
+
+    Padding on the right needs no mask: no real token stands after it, so none looks at it.
+    """
+
+    lengths: list[int]
+    embeddings: torch.Tensor
+    """``[rows, columns, hidden]``."""
+    position_ids: torch.Tensor
+    """``[rows, columns]``, or ``[4, rows, columns]`` where positions are text, time, height and width."""
+    pictures: torch.Tensor | None = None
+    """Which tokens are a picture's, ``[rows, columns]``."""
+    deep_features: list[torch.Tensor] = attrs.field(factory=list)
+    """Per early decoder layer what the vision tower adds to picture tokens, ``[picture_tokens, hidden]``."""
+    cache: DynamicCache = attrs.field(factory=DynamicCache)
+    read: int = 0
+    """Columns read so far."""
+
+    @property
+    def columns(self) -> int:
+        """Length of the longest prompt."""
+        return self.embeddings.shape[1]
+
+
+class Backbone:
+    """A decoder whose positions count tokens.
+
+    Args:
+        model: a causal language model, or a model that contains one.
+        device: where it lives.
+
+    Raises:
+        ServiceError: its layers do not all attend to the whole context.
+    """
+
+    def __init__(self, model: PreTrainedModel, device: str) -> None:
+        config = model.config.get_text_config(decoder=True)
+        _check_attention(config)
+        self.window: int = config.max_position_embeddings
+        self.device = device
+        self._eager = config._attn_implementation == "eager"
+        parts: Any = model
+        self._embed = parts.get_input_embeddings()
+        self._decoder = parts.get_decoder()
+        self._head = parts.get_output_embeddings()
+        self.vocabulary: int = self._head.weight.shape[0]
+
+    def prepare(self, requests: Sequence[GenerationRequest]) -> Prompts:
+        """Embed prompts that are to be read together."""
+        ids = self._token_ids(requests)
+        positions = torch.arange(ids.shape[1], device=self.device).expand(len(requests), -1)
+        return Prompts([len(request.token_ids) for request in requests], self._embed(ids), positions)
+
+    def read(self, prompts: Prompts, columns: int) -> torch.Tensor | None:
+        """Read the next columns of some prompts.
+
+        Returns:
+            The logits after each prompt's last token, ``[rows, vocabulary]`` in float32, once all is read.
+        """
+        start, end = prompts.read, min(prompts.read + columns, prompts.columns)
+        hidden = self._decoder(
+            inputs_embeds=prompts.embeddings[:, start:end],
+            position_ids=prompts.position_ids[..., start:end],
+            past_key_values=prompts.cache,
+            use_cache=True,
+            **_picture_arguments(prompts, start, end),
+        ).last_hidden_state
+        prompts.read = end
+        if end < prompts.columns:
+            return None
+        last = torch.tensor(prompts.lengths, device=self.device) - 1 - start
+        return self._logits(hidden[torch.arange(len(prompts.lengths), device=self.device), last])
+
+    def decode(self, tokens: Sequence[int], cache: SlotCache, rope_deltas: torch.Tensor) -> torch.Tensor:
+        """Take one more token per row.
+
+        Args:
+            tokens: each row's latest token, in the order of the cache's slots.
+            cache: what the rows hold; the new tokens are written to it.
+            rope_deltas: per row, ``[rows]``; 0 for rows without a picture.
+
+        Returns:
+            Logits, ``[rows, vocabulary]`` in float32.
+        """
+        places = cache.begin_step()
+        mask = cache.mask()
+        if mask is not None and self._eager:
+            dtype = self._head.weight.dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        hidden = self._decoder(
+            inputs_embeds=self._embed(torch.tensor(tokens, device=self.device)[:, None]),
+            attention_mask=mask,
+            position_ids=self._step_positions(places, rope_deltas),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        cache.end_step()
+        return self._logits(hidden[:, -1])
+
+    def _step_positions(self, places: torch.Tensor, rope_deltas: torch.Tensor) -> torch.Tensor:
+        return places[:, None]
+
+    def _token_ids(self, requests: Sequence[GenerationRequest]) -> torch.Tensor:
+        width = max(len(request.token_ids) for request in requests)
+        padded = [[*request.token_ids, *[0] * (width - len(request.token_ids))] for request in requests]
+        return torch.tensor(padded, device=self.device)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._head(hidden).float()
+        return logits
+
+
+class PictureBackbone(Backbone):
+    """A Qwen-VL decoder: positions are text, time, height and width, and prompts may hold a picture each."""
+
+    def __init__(self, model: PreTrainedModel, device: str) -> None:
+        super().__init__(model, device)
+        self._vision: Any = model.model
+
+    def prepare(self, requests: Sequence[GenerationRequest]) -> Prompts:
+        """Embed prompts that are to be read together, pictures included."""
+        prompts = super().prepare(requests)
+        text = prompts.position_ids
+        prompts.position_ids = text.expand(4, -1, -1).clone()
+        prompts.pictures = torch.zeros(text.shape, dtype=torch.bool, device=self.device)
+        pictures = [(row, request.picture) for row, request in enumerate(requests) if request.picture is not None]
+        for row, picture in pictures:
+            prompts.position_ids[1:, row, : picture.position_ids.shape[1]] = picture.position_ids.to(self.device)
+            prompts.pictures[row, picture.first_token : picture.first_token + picture.tokens] = True
+        if pictures:
+            self._look(prompts, [picture for _, picture in pictures])
+        return prompts
+
+    def _look(self, prompts: Prompts, pictures: Sequence[Picture]) -> None:
+        seen = self._vision.get_image_features(
+            torch.cat([picture.pixel_values for picture in pictures]).to(self.device),
+            torch.cat([picture.grid_thw for picture in pictures]).to(self.device),
+            return_dict=True,
+        )
+        features = torch.cat(seen.pooler_output).to(prompts.embeddings.dtype)
+        prompts.embeddings[prompts.pictures] = features
+        prompts.deep_features = [torch.cat(layer) for layer in getattr(seen, "deepstack_features", None) or []]
+
+    def _step_positions(self, places: torch.Tensor, rope_deltas: torch.Tensor) -> torch.Tensor:
+        positions = places.expand(4, -1).clone()
+        positions[1:] += rope_deltas
+        return positions[..., None]
+
+
+def _picture_arguments(prompts: Prompts, start: int, end: int) -> dict[str, Any]:
+    """What Qwen3-VL's decoder adds to the picture tokens of these columns in its first layers."""
+    if not prompts.deep_features or prompts.pictures is None:
+        return {}
+    visible = prompts.pictures[:, start:end]
+    if end - start < prompts.columns:  # a prompt read in pieces is alone, so its features stand in reading order
+        first = int(prompts.pictures[:, :start].sum())
+        last = first + int(visible.sum())
+    else:
+        first, last = 0, len(prompts.deep_features[0])
+    if first == last:
+        return {}
+    features = [layer[first:last] for layer in prompts.deep_features]
+    return {"visual_pos_masks": visible, "deepstack_visual_embeds": features}
+
+
+def _check_attention(config: Any) -> None:
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    if kinds != {DynamicLayer} or getattr(config, "sliding_window", None) is not None:
+        raise ServiceError(
+            f"this {config.model_type} checkpoint attends through a sliding window or a hybrid of layers, which is "
+            "not supported; take one with full attention (Mistral 7B v0.3 instead of v0.1, for instance)"
+        )

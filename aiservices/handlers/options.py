@@ -1,0 +1,41 @@
+"""Read the free ``options`` table of a service into the handler's own class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+import msgspec
+
+from aiservices.errors import ConfigError
+
+OptionsT = TypeVar("OptionsT")
+
+
+def read_options(cls: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
+    """Convert an ``options`` table.
+
+    Args:
+        cls: an attrs class with a default for every field.
+        options: the table as written in ``services.toml``.
+
+    Raises:
+        ConfigError: a key is unknown or a value does not fit; the text names the key.
+    """
+    known = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # attrs' own bound is no Protocol
+    for key in options:
+        if key not in known:
+            raise ConfigError(_unknown(key, known))
+    try:
+        return msgspec.convert(dict(options), cls)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise ConfigError(f"options.{path.rstrip('`')}: {reason}") from None
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(sorted(known))}"
+    return f"options.{key}: no such option; {hint}"

@@ -1,0 +1,119 @@
+"""Turn a stranger's bytes into a picture, or refuse them. Pillow is imported when asked for."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from math import ceil, sqrt
+from typing import TYPE_CHECKING
+
+from aiservices.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Pillow's names of the formats that are read; all others stay unparsed."""
+MAX_ASPECT = 200
+"""Longer by shorter side that Qwen's image processor takes (transformers, ``smart_resize``)."""
+_SPARE = 4
+"""Pictures are made smaller early, but stay this many times larger than what the model will see."""
+
+
+def decode_picture(data: bytes, *, field: str, max_pixels: int, enough_pixels: int) -> PilImage:
+    """Decode the first frame upright, as RGB on white.
+
+    Args:
+        data: the file.
+        field: JSON path of the input field, for messages.
+        max_pixels: refuse what has more, judged by the header before anything is decoded.
+        enough_pixels: the model will see at most this many, so a larger picture may come out smaller.
+
+    Raises:
+        InvalidInput: not a picture, damaged, or too large.
+    """
+    image = _open(data, field, max_pixels)
+    try:
+        shrink = sqrt(_SPARE * enough_pixels / (image.width * image.height))
+        if shrink < 1:
+            image.draft(image.mode, (ceil(image.width * shrink), ceil(image.height * shrink)))  # JPEG only
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more
+        raise InvalidInput(field, f"the {image.format} picture is damaged or cut short") from error
+    return pad_aspect(_reduce(_to_rgb(_upright(image)), enough_pixels))
+
+
+def pad_aspect(image: PilImage, max_aspect: int = MAX_ASPECT) -> PilImage:
+    """Widen a very long or very tall RGB picture with white, so that no side is over ``max_aspect`` times the other."""
+    from PIL import Image
+
+    width, height = image.size
+    least = ceil(max(width, height) / max_aspect)
+    if min(width, height) >= least:
+        return image
+    padded = Image.new("RGB", (max(width, least), max(height, least)), "white")
+    padded.paste(image, ((padded.width - width) // 2, (padded.height - height) // 2))
+    return padded
+
+
+def _open(data: bytes, field: str, max_pixels: int) -> PilImage:
+    from PIL import Image
+
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InvalidInput(field, f"the picture has more than {max_pixels / 1e6:g} million pixels") from error
+    except Exception as error:
+        raise InvalidInput(field, "not a picture in JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF format") from error
+    if image.width * image.height > max_pixels:
+        size = f"{image.width} x {image.height} pixels"
+        raise InvalidInput(field, f"the picture has {size}, more than {max_pixels / 1e6:g} million")
+    if not image.width or not image.height:
+        raise InvalidInput(field, "the picture is empty")
+    return image
+
+
+def _upright(image: PilImage) -> PilImage:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the picture
+        return image
+
+
+def _to_rgb(image: PilImage) -> PilImage:
+    from PIL import Image
+
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image)
+        return canvas.convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bits(image)
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: PilImage) -> PilImage:
+    """Make a greyscale picture of 16 or 32 bits one of 8; ``convert`` would clip it to white."""
+    import numpy as np
+    from PIL import Image
+
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=255.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high < 65536):
+        grey /= 257
+    elif low < 0 or high > 255:
+        grey = (grey - low) * (255 / (high - low))
+    return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+
+
+def _reduce(image: PilImage, enough_pixels: int) -> PilImage:
+    """Average blocks of pixels: many times faster than to resize a large picture with a wide filter."""
+    factor = int(sqrt(image.width * image.height / (_SPARE * enough_pixels)))
+    factor = min(factor, image.width, image.height)
+    return image.reduce(factor) if factor > 1 else image

@@ -1,0 +1,117 @@
+"""What the text-generating services share as handlers: loading, rows, unloading."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import attrs
+
+from aiservices.errors import Unavailable
+from aiservices.handler import StepHandler, Task
+from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
+from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest, fit_new_tokens
+from aiservices.handlers.options import read_options
+from aiservices.handlers.torch_runtime import free_memory, import_lock
+
+if TYPE_CHECKING:
+    from aiservices.handlers.backbone import Backbone
+    from aiservices.handlers.engine import GenerationEngine
+
+InputT = TypeVar("InputT")
+OutputT = TypeVar("OutputT")
+
+
+@attrs.frozen(eq=False)
+class Loaded:
+    """What a handler holds between ``load`` and ``unload``."""
+
+    checkpoint: Checkpoint
+    engine: GenerationEngine
+    window: int
+    """Tokens of prompt and answer together."""
+    vocabulary: int
+    """Width of the logits."""
+
+
+class TextService(StepHandler[InputT, GenerationRequest, Generated, OutputT]):
+    """A handler whose rows are decoded by a :class:`~aiservices.handlers.engine.GenerationEngine`."""
+
+    Options: ClassVar[type[GenerationOptions]] = GenerationOptions
+    auto_classes: ClassVar[Mapping[str, str]]
+    """transformers' Auto class for each ``model_type`` that the service takes."""
+
+    options: GenerationOptions
+    _loaded: Loaded | None = None
+    _device = "cpu"
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model and its engine.
+
+        Raises:
+            Unavailable: nothing is loaded.
+        """
+        if self._loaded is None:
+            raise Unavailable("the model is not loaded")
+        return self._loaded
+
+    def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
+        """Load the checkpoint and answer one tiny request, so that the first job finds everything warm."""
+        self._device = device
+        self.options = read_options(self.Options, options)
+        checkpoint = load_checkpoint(model_dir, device, self.options, self.auto_classes)
+        with import_lock:
+            from aiservices.handlers.engine import GenerationEngine
+        backbone = self.make_backbone(checkpoint, device)
+        engine = GenerationEngine(
+            backbone, checkpoint.chat.backend, checkpoint.stop_ids, self.options.prefill_chunk_tokens
+        )
+        self._loaded = Loaded(checkpoint, engine, backbone.window, backbone.vocabulary)
+        self.prepare(self._loaded, model_dir)
+        engine.generate(self.warm_up_requests())
+        engine.reset()
+
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        if self._loaded is not None:
+            self._loaded.engine.reset()
+            self._loaded = None
+        free_memory(self._device)
+
+    def admit(self, tasks: Sequence[Task[GenerationRequest]]) -> None:
+        """Let rows join."""
+        self.loaded.engine.admit(tasks)
+
+    def step(self) -> Sequence[tuple[Task[GenerationRequest], Generated | Exception]]:
+        """Take the next token of every row."""
+        return self.loaded.engine.step()
+
+    def evict(self, tasks: Sequence[Task[GenerationRequest]]) -> None:
+        """Take rows out."""
+        if self._loaded is not None:
+            self._loaded.engine.evict(tasks)
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        if self._loaded is not None:
+            self._loaded.engine.reset()
+
+    def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
+        """Wrap the model for the engine."""
+        from aiservices.handlers.backbone import Backbone
+
+        return Backbone(checkpoint.model, device)
+
+    def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
+        """Load what the service needs beside the model."""
+
+    @abc.abstractmethod
+    def warm_up_requests(self) -> list[GenerationRequest]:
+        """Make tiny requests that go through everything a real one goes through."""
+
+    def new_tokens(self, prompt_tokens: int, asked: int | None, field: str) -> int:
+        """Decide how many tokens an answer may have; ``field`` is the one that makes the prompt long."""
+        return fit_new_tokens(prompt_tokens, asked, self.options.max_new_tokens, self.loaded.window, field)
