@@ -225,6 +225,7 @@ class Scheduler(abc.ABC):
         self._background: set[asyncio.Task[None]] = set()
         self._open = False
         self._row_limit = config.max_batch_size
+        self._prefetch = max(config.prefetch, config.max_batch_size)  # or no batch could ever fill
 
     def open(self) -> None:
         """The model is loaded: begin to work."""
@@ -280,7 +281,7 @@ class Scheduler(abc.ABC):
         """Move whatever can move."""
         if not self._open:
             return
-        while self._counts[Stage.PREPARING] + self._counts[Stage.READY] < self._config.prefetch:
+        while self._counts[Stage.PREPARING] + self._counts[Stage.READY] < self._prefetch:
             attempt = _pop_current(self._queue)
             if attempt is None:
                 break
@@ -317,7 +318,7 @@ class Scheduler(abc.ABC):
 
     def _take(self, room: int) -> list[Attempt]:
         """Take up to ``room`` ready attempts, best first; they run now."""
-        room = min(room, self._config.prefetch - self._counts[Stage.FINISHING])
+        room = min(room, self._prefetch - self._counts[Stage.FINISHING])
         taken: list[Attempt] = []
         while len(taken) < room and (attempt := _pop_current(self._ready)) is not None:
             self._move(attempt, Stage.RUNNING)
