@@ -11,7 +11,7 @@ from aiservices.errors import InvalidInput
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that are read; all others stay unparsed."""
 MAX_ASPECT = 200
 """Longer by shorter side that Qwen's image processor takes (transformers, ``smart_resize``)."""
@@ -60,13 +60,13 @@ def pad_aspect(image: PilImage, max_aspect: int = MAX_ASPECT) -> PilImage:
 def _open(data: bytes, field: str, max_pixels: int) -> PilImage:
     from PIL import Image
 
+    Image.init()
+    built = [name for name in FORMATS if name in Image.OPEN]  # a Pillow may have been built without some
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-    except MemoryError:
-        raise
+        image = Image.open(BytesIO(data), formats=built)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(field, f"the picture has more than {max_pixels / 1e6:g} million pixels") from error
-    except Exception as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput(field, "not a picture in JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF format") from error
     if image.width * image.height > max_pixels:
         size = f"{image.width} x {image.height} pixels"
