@@ -7,11 +7,12 @@ setting has one name with its unit, here; anything unknown is an error that sugg
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import attrs
 import msgspec
@@ -37,7 +38,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8001
     profile: str = "demo"
-    api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = attrs.field(default=(), repr=False)
     grace_s: Seconds = 30.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -152,12 +153,32 @@ _TABLES: Mapping[str, type[Any]] = {
     "s3": S3Config,
 }
 _LISTS = {("server", "api_keys"), ("fetch", "allow_hosts")}
+_FORMS: Mapping[str, str] = {
+    "handler": 'expected a class as "module:Class"',
+    "device": "expected 'auto', 'cpu', 'cuda' or 'cuda:N'",
+}
 _SERVICE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 _RESERVED_NAMES = frozenset({"api", "v1", "v2", "livez", "readyz", "ping", "metrics", "static"})
 
 
+@attrs.frozen
+class _Settings:
+    """The values of one table, and for messages where each was written.
+
+    Attributes:
+        places: key -> file and table, or environment variable.
+        lenient: keys whose values came as strings, from the environment ("8001" is a port).
+    """
+
+    values: Mapping[str, Any]
+    places: Mapping[str, str]
+    lenient: frozenset[str] = frozenset()
+
+
 def load_config(path: Path | None, environ: Mapping[str, str], profile: str | None = None) -> Config:
     """Read the settings file, choose a profile and apply the environment.
+
+    Every profile is checked, so that a slip in one shows before the day it is needed.
 
     Args:
         path: the file; None takes ``AISERVICES_CONFIG`` or ``services.toml`` in the working directory.
@@ -170,13 +191,14 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
     source = path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
     document = _read(source)
     _check_keys(document, [*_TABLES, "services", "profiles"], where=f"{source}")
-    tables = {name: dict(_table(document, name, source)) for name in _TABLES}
-    origins = _apply_environment(tables, environ)
-    built = {name: _build(cls, tables[name], f"{source}: [{name}]", origins) for name, cls in _TABLES.items()}
-    profiles = _table(document, "profiles", source)
+    overrides = _read_environment(environ)
+    built = {name: _build_table(name, document, overrides, source) for name in _TABLES}
     chosen = profile or built["server"].profile
-    services = _profile_services(document, profiles, chosen, source)
-    return Config(**built, profile=chosen, services=services, profiles=tuple(profiles))
+    profiles = _build_profiles(document, source)
+    if chosen not in profiles:
+        asked = "--profile" if profile else overrides.get(("server", "profile"), ("",))[0] or "[server] profile"
+        raise ConfigError(f"{source}: no profile {chosen!r} ({asked}){nearest(chosen, profiles)}")
+    return Config(**built, profile=chosen, services=profiles[chosen], profiles=tuple(profiles))
 
 
 def _read(source: Path) -> dict[str, Any]:
@@ -190,10 +212,10 @@ def _read(source: Path) -> dict[str, Any]:
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
 
 
-def _table(document: Mapping[str, Any], name: str, source: Path, *, parent: str = "") -> Mapping[str, Any]:
-    value = document.get(name, {})
+def _table(parent: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    value = parent.get(name, {})
     if not isinstance(value, dict):
-        raise ConfigError(f"{source}: {parent}{name}: expected a table")
+        raise ConfigError(f"{where}: expected a table")
     return value
 
 
@@ -204,9 +226,9 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], *, where: str) -
             raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, words)}")
 
 
-def _apply_environment(tables: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Put the environment over the file; return which variable set which key, for messages."""
-    origins: dict[tuple[str, str], str] = {}
+def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
+    """Return what the environment sets: (table, key) -> (variable, value)."""
+    found: dict[tuple[str, str], tuple[str, Any]] = {}
     known = [*ENVIRONMENT, CONFIG_VARIABLE]
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
@@ -215,66 +237,123 @@ def _apply_environment(tables: dict[str, dict[str, Any]], environ: Mapping[str, 
             raise ConfigError(f"environment: unknown variable {variable}{nearest(variable, known)}")
         if value == "":
             continue  # "VARIABLE=" in an env file means "not set"
-        table, key = ENVIRONMENT[variable]
-        split = (table, key) in _LISTS
-        tables[table][key] = [part.strip() for part in value.split(",") if part.strip()] if split else value
-        origins[table, key] = variable
-    return origins
+        place = ENVIRONMENT[variable]
+        words = [part.strip() for part in value.split(",") if part.strip()]
+        found[place] = (variable, words if place in _LISTS else value)
+    return found
 
 
-def _build(cls: type[T], table: Mapping[str, Any], where: str, origins: Mapping[tuple[str, str], str]) -> T:
-    known = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # each of _TABLES is an attrs class
-    _check_keys(table, known, where=where)
-    name = where.rpartition("[")[2].rstrip("]")
+def _build_table(
+    name: str, document: Mapping[str, Any], overrides: Mapping[tuple[str, str], tuple[str, Any]], source: Path
+) -> Any:
+    """Build one of the plain tables, the environment over the file."""
+    where = f"{source}: [{name}]"
+    table = _table(document, name, where)
+    _check_keys(table, _keys(_TABLES[name]), where=where)
+    here = {key: found for (owner, key), found in overrides.items() if owner == name}
+    return _build(
+        _TABLES[name],
+        _Settings(
+            values={**table, **{key: value for key, (_, value) in here.items()}},
+            places={
+                **{key: f"{where} {key}" for key in table},
+                **{key: f"environment: {variable}" for key, (variable, _) in here.items()},
+            },
+            lenient=frozenset(here),
+        ),
+    )
+
+
+def _build(cls: type[T], settings: _Settings) -> T:
     types = get_type_hints(cls, include_extras=True)
-    values = {}
-    for key, value in table.items():
-        # The environment holds only strings, so its values alone are read leniently ("8001" is a port).
-        origin = origins.get((name, key))
-        try:
-            values[key] = msgspec.convert(value, types[key], strict=origin is None)
-        except msgspec.ValidationError as error:
-            place = f"environment: {origin}" if origin else f"{where} {key}"
-            raise ConfigError(f"{place}: {_explain(error)}") from None
-    return cls(**values)
+    return cls(**{key: _convert(key, value, types[key], settings) for key, value in settings.values.items()})
 
 
-def _explain(error: msgspec.ValidationError) -> str:
-    reason = str(error).replace("`", "")
+def _convert(key: str, value: Any, kind: Any, settings: _Settings) -> Any:
+    try:
+        converted = msgspec.convert(value, kind, strict=key not in settings.lenient, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{settings.places[key]}: {_explain(key, value, kind, str(error))}") from None
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise ConfigError(f"{settings.places[key]}: expected a finite number")
+    return converted
+
+
+def _decode_path(kind: type[Any], value: Any) -> Path:
+    """The one type here that msgspec does not know."""
+    if kind is not Path or not isinstance(value, str) or not value:
+        raise msgspec.ValidationError("Expected a path")
+    return Path(value)
+
+
+def _explain(key: str, value: Any, kind: Any, reason: str) -> str:
+    if "matching regex" in reason:
+        return _FORMS[key]
+    if reason.startswith("Invalid enum value"):
+        choices = [str(choice) for choice in get_args(kind)]
+        return f"unknown value {value!r}{nearest(str(value), choices)}"
+    reason = reason.replace("`", "")
     return reason[:1].lower() + reason[1:]
 
 
-def _profile_services(
-    document: Mapping[str, Any], profiles: Mapping[str, Any], chosen: str, source: Path
-) -> dict[str, ServiceConfig]:
-    services = _table(document, "services", source)
+def _keys(cls: type[Any]) -> list[str]:
+    return [field.name for field in attrs.fields(cls)]
+
+
+def _build_profiles(document: Mapping[str, Any], source: Path) -> dict[str, dict[str, ServiceConfig]]:
+    """Build the services of every profile, in the file's order."""
+    services = _table(document, "services", f"{source}: [services]")
     for name in services:
-        _check_service_name(name, f"{source}: [services.{name}]")
-        _build_service(name, services[name], {}, source, chosen="")
-    if chosen not in profiles:
-        raise ConfigError(f"{source}: no profile {chosen!r}{nearest(chosen, profiles)}")
-    for name, table in profiles.items():
-        where = f"{source}: [profiles.{name}]"
-        _check_keys(_table(profiles, name, source, parent="profiles."), ["services"], where=where)
-        _check_keys(_table(table, "services", source, parent=f"profiles.{name}."), services, where=where)
-    overrides = profiles[chosen].get("services", {})
+        where = f"{source}: [services.{name}]"
+        _check_service_name(name, where)
+        _build_service(name, _service_table(services, name, where), {}, source, "")
+    profiles = _table(document, "profiles", f"{source}: [profiles]")
+    return {name: _build_profile(name, services, profiles, source) for name in profiles}
+
+
+def _build_profile(
+    profile: str, services: Mapping[str, Any], profiles: Mapping[str, Any], source: Path
+) -> dict[str, ServiceConfig]:
+    where = f"{source}: [profiles.{profile}]"
+    table = _table(profiles, profile, where)
+    _check_keys(table, ["services"], where=where)
+    where = f"{source}: [profiles.{profile}.services]"
+    overrides = _table(table, "services", where)
+    _check_keys(overrides, services, where=where)
     if not overrides:
-        raise ConfigError(f"{source}: [profiles.{chosen}] names no services")
-    return {name: _build_service(name, services[name], overrides[name], source, chosen=chosen) for name in overrides}
+        raise ConfigError(f"{where}: names no services{nearest('', services)}")
+    return {
+        name: _build_service(
+            name, services[name], _service_table(overrides, name, f"{where[:-1]}.{name}]"), source, profile
+        )
+        for name in overrides
+    }
 
 
-def _build_service(name: str, base: Any, override: Any, source: Path, *, chosen: str) -> ServiceConfig:
-    """Build one service from its table and the profile's; ``options`` are merged key by key, the rest replaced."""
+def _service_table(parent: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    table = _table(parent, name, where)
+    _check_keys(table, [key for key in _keys(ServiceConfig) if key != "name"], where=where)
+    _table(table, "options", f"{where} options")
+    return table
+
+
+def _build_service(
+    name: str, base: Mapping[str, Any], override: Mapping[str, Any], source: Path, profile: str
+) -> ServiceConfig:
+    """Build one service from its table and the profile's.
+
+    The profile's values replace the table's; ``options`` are merged key by key, unless the profile names another
+    handler: its options are others.
+    """
     where = f"{source}: [services.{name}]"
-    for table, place in ((base, where), (override, f"{source}: [profiles.{chosen}.services.{name}]")):
-        if not isinstance(table, dict):
-            raise ConfigError(f"{place}: expected a table")
-        known = [field.name for field in attrs.fields(ServiceConfig) if field.name != "name"]
-        _check_keys(table, known, where=place)
-    merged = {**base, **override, "options": {**base.get("options", {}), **override.get("options", {})}}
-    if "handler" not in merged:
+    values = {**base, **override, "name": name}
+    if "handler" not in values:
         raise ConfigError(f"{where}: key 'handler' is missing; it names a class as \"module:Class\"")
-    return _build(ServiceConfig, {**merged, "name": name}, where, {})
+    same_handler = values["handler"] == base.get("handler")
+    values["options"] = {**(base.get("options", {}) if same_handler else {}), **override.get("options", {})}
+    profile_where = f"{source}: [profiles.{profile}.services.{name}]"
+    places = {key: f"{profile_where if key in override else where} {key}" for key in values}
+    return _build(ServiceConfig, _Settings(values, places))
 
 
 def _check_service_name(name: str, where: str) -> None:

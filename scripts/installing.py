@@ -149,8 +149,9 @@ class Environment:
         if torch:
             # First and alone: what is asked for later must find it there and not choose another build.
             self._pip(torch, *self._torch_source(torch))
-        say(f"installing aiservices[{','.join(names)}]")
-        self._pip("--editable", f"{self.root}[{','.join(names)}]")
+        brackets = f"[{','.join(names)}]" if names else ""
+        say(f"installing aiservices{brackets}")
+        self._pip("--editable", f"{self.root}{brackets}")
         for path in (self.root / "requirements" / f"{name}.no-deps.txt" for name in names):
             if path.is_file():
                 say(f"installing what {path.name} lists, without its requirements")
