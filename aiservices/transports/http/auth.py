@@ -9,9 +9,9 @@ from aiohttp.typedefs import Handler
 
 from aiservices.transports.http.errors import CrossSite, Unauthorized
 from aiservices.transports.http.lookup import REGISTRY
-from aiservices.transports.http.process import ENDPOINTS, STATIC_PREFIX
+from aiservices.transports.http.process import ENDPOINTS
 
-PUBLIC = frozenset({STATIC_PREFIX, *(endpoint.path for endpoint in ENDPOINTS if endpoint.public)})
+PUBLIC = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
 """Resources that need no key."""
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
 from aiservices.service import JobRequest
-from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow
+from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone
 
 READ_TIMEOUT_S = 120.0
 """How long an upload may take: 20 MB at 1.4 Mbit/s."""
@@ -126,7 +126,7 @@ def _decode(raw: bytes) -> Any:
     except msgspec.ValidationError:
         raise InvalidInput("$", "a number is out of range") from None
     except msgspec.DecodeError as error:
-        raise InvalidInput("$", f"not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+        raise InvalidInput("$", f"not valid JSON: {str(error).removeprefix('JSON is malformed: ').lower()}") from None
 
 
 def _check_depth(document: Any) -> None:
@@ -171,5 +171,9 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
             return await request.clone(client_max_size=max_bytes).read()
     except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge(f"the body is larger than {max_bytes} bytes") from None
+    except ConnectionError:
+        raise CallerGone("the caller went away") from None
+    except web.RequestPayloadError:
+        raise InvalidInput("$", "the body is not what its Content-Encoding says") from None
     except TimeoutError:
         raise BodyTooSlow(f"the body did not come within {READ_TIMEOUT_S:g} s") from None

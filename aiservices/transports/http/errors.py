@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from aiservices.errors import ServiceError, UnknownService
 from aiservices.logs import get_logger
-from aiservices.transports.http.access import request_id
+from aiservices.transports.http.access import CLIENT_GONE, request_id
 from aiservices.transports.http.lookup import REGISTRY, service_name
 
 log = get_logger(__name__)
@@ -34,6 +34,12 @@ class StreamEnded(ServiceError):
     """The end of a cancelled job's stream was told before. RunPod's Python client would ask for ever."""
 
     code = "stream_ended"
+
+
+class CallerGone(ServiceError):
+    """The caller went away before its body was here; nobody reads the answer."""
+
+    code = "caller_gone"
 
 
 class BodyTooLarge(ServiceError):
@@ -60,6 +66,7 @@ STATUS: Mapping[str, int] = {
     "stream_ended": 410,
     "body_too_large": 413,
     "queue_full": 429,
+    "caller_gone": CLIENT_GONE,
     "unavailable": 503,
     "model_broken": 503,
     "out_of_memory": 503,
@@ -87,8 +94,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return json_response(_body(request, error), STATUS[error.code], _headers(error))
     except web.HTTPException as error:
         return _http_error(request, error)
-    except ConnectionError:
-        raise  # the caller went away: there is nobody to answer
     except Exception as error:
         log.error("http.failed", method=request.method, request=request_id(request), exc_info=error)
         return json_response({"error": "internal error", "requestId": request_id(request)}, 500)

@@ -47,7 +47,7 @@ def describe(registry: Registry) -> Json:
     secured = bool(registry.config.server.api_keys)
     single = len(services) == 1
     named = schemas(services)
-    paths = {endpoint.path: _endpoint(endpoint, secured) for endpoint in ENDPOINTS}
+    paths = {endpoint.path: _endpoint(endpoint, secured) for endpoint in ENDPOINTS if endpoint.documented}
     for service in services:
         paths |= dict(_operations(service, f"/{service.name}/api/v1", f"{service.name}-", named))
     if single:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,21 @@ from aiservices.storage import PACKAGE_SCHEME
 from aiservices.transports.http.errors import json_response
 from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
 
-STATIC_PREFIX = "/static"
-STATIC = Path(__file__).parent / "static"
+_FILES = {path.name: path.read_bytes() for path in (Path(__file__).parent / "static").iterdir()}
+"""The page's few small files, in memory: a request touches no file system."""
+
 
 _UNFIT = frozenset({ServiceState.FAILED, ServiceState.STOPPED})
 
 
 async def page(request: web.Request) -> web.StreamResponse:
     """The playground: try every service in the browser."""
-    return web.FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+    return _file("index.html")
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """A file of the page."""
+    return _file(request.match_info["file"])
 
 
 async def openapi(request: web.Request) -> web.StreamResponse:
@@ -70,6 +77,7 @@ class Endpoint:
 
     Attributes:
         public: whether it needs no key: the page, its description of the API, and probes that tell nothing secret.
+        documented: whether the OpenAPI document has it.
     """
 
     path: str
@@ -77,10 +85,12 @@ class Endpoint:
     content_type: str = "application/json"
     statuses: tuple[int, ...] = (200,)
     public: bool = True
+    documented: bool = True
 
 
 ENDPOINTS = (
     Endpoint("/", page, "text/html"),
+    Endpoint("/static/{file}", static, documented=False),
     Endpoint("/openapi.json", openapi),
     Endpoint("/livez", livez, statuses=(200, 503)),
     Endpoint("/readyz", readyz, statuses=(200, 503)),
@@ -89,11 +99,19 @@ ENDPOINTS = (
 )
 
 
-def routes() -> Iterator[web.AbstractRouteDef]:
-    """Every endpoint, and the page's files."""
-    yield web.static(STATIC_PREFIX, STATIC)
+def routes() -> Iterator[web.RouteDef]:
+    """Every endpoint."""
     for endpoint in ENDPOINTS:
         yield web.get(endpoint.path, endpoint.handle)
+
+
+def _file(name: str) -> web.Response:
+    if name not in _FILES:
+        raise web.HTTPNotFound
+    content_type, _ = mimetypes.guess_type(name)
+    return web.Response(
+        body=_FILES[name], content_type=content_type, charset="utf-8", headers={"Cache-Control": "no-cache"}
+    )
 
 
 def is_ready(registry: Registry) -> bool:

@@ -1,0 +1,156 @@
+"""The OpenAPI document: valid, whole, and true to what the server does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import attrs
+import pytest
+from msgspec import Meta
+
+from aiservices.config import ServerConfig
+from aiservices.handler import BatchHandler, Task
+from aiservices.transports.http.examples import example
+from aiservices.transports.http.jobs import OPERATIONS
+from tests.fakes import Counting, Upper
+from tests.transports.http.houses import Client, MakeClient, make_app, read
+
+validation = pytest.importorskip("openapi_spec_validator", reason="pip install openapi-spec-validator")
+schema_validation = pytest.importorskip("openapi_schema_validator", reason="pip install openapi-spec-validator")
+
+
+@attrs.frozen
+class Part:
+    """A part of a rich input."""
+
+    sizes: Annotated[list[Annotated[float, Meta(gt=0, le=2)]], Meta(min_length=2, max_length=3)]
+
+
+@attrs.frozen
+class RichInput:
+    """Everything that a schema may hold."""
+
+    name: Annotated[str, Meta(min_length=5, max_length=6)]
+    kind: Literal["b", "a"]
+    part: Part
+    image_url: Annotated[str, Meta(examples=["https://example.com/mug.jpg"])]
+    strict: bool
+    level: Annotated[int, Meta(ge=3)]
+    choice: Annotated[int, Meta(le=-3)] | None = None
+    words: Annotated[list[str], Meta(description="Any words.")] = attrs.Factory(list)
+
+
+@attrs.frozen
+class RichOutput:
+    """What comes of it."""
+
+    parts: list[Part]
+    scores: dict[str, float]
+
+
+class Rich(BatchHandler[RichInput, RichInput, RichOutput, RichOutput]):
+    """Has a schema."""
+
+    Input = RichInput
+    Output = RichOutput
+
+    def predict(self, tasks: Sequence[Task[RichInput]]) -> list[RichOutput | Exception]:
+        raise NotImplementedError
+
+
+async def document_of(client: Client) -> dict[str, Any]:
+    return await read(await client.get("/openapi.json"))
+
+
+@pytest.mark.parametrize("fakes", [(Upper,), (Upper, Counting, Rich)])
+@pytest.mark.parametrize("keys", [(), ("key",)])
+async def test_the_document_is_valid(aiohttp_client: MakeClient, fakes: Any, keys: tuple[str, ...]) -> None:
+    server = ServerConfig(grace_s=0.0, api_keys=keys)
+    client = await aiohttp_client(make_app(*fakes, server=server, load="first_use"))
+    validation.validate(await document_of(client))
+
+
+async def test_every_operation_of_every_service_is_there(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper, Counting))
+    document = await document_of(client)
+    for service in ("upper", "counting"):
+        for operation in OPERATIONS:
+            described = document["paths"][f"/{service}/api/v1{operation.path}"]
+            assert set(described) == {method.lower() for method in operation.methods}
+    assert not any(path.startswith("/api/v1") for path in document["paths"])
+
+
+async def test_a_single_service_is_described_at_its_short_mount_too(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    assert "/api/v1/run" in (await document_of(client))["paths"]
+
+
+async def test_every_path_of_the_document_is_served(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper, load="first_use"))
+    for path, methods in (await document_of(client))["paths"].items():
+        for method in methods:
+            answer = await client.request(method, path.replace("{job_id}", "nope"))
+            assert answer.status != 405, path
+            assert answer.status != 404 or "job not found" in (await answer.json())["error"]
+
+
+async def test_every_example_fits_its_schema(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper, Counting, Rich, load="first_use"))
+    document = await document_of(client)
+    contents = [content for content in _contents(document) if "example" in content]
+    assert len(contents) > 30
+    for content in contents:
+        schema = {**content["schema"], "components": document["components"]}
+        schema_validation.OAS31Validator(schema).validate(content["example"])
+
+
+async def test_what_the_server_answers_fits_the_document(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    document = await document_of(client)
+    given = document["paths"]["/upper/api/v1/runsync"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    done = await read(await client.post("/upper/api/v1/runsync", json=given))
+    assert done["status"] == "COMPLETED"
+    answers = {
+        "upper.Job": done,
+        "Accepted": await read(await client.post("/upper/api/v1/run", json=given)),
+        "Stream": await read(await client.get(f"/upper/api/v1/stream/{done['id']}")),
+        "Cancelled": await read(await client.post(f"/upper/api/v1/cancel/{done['id']}")),
+        "Purged": await read(await client.post("/upper/api/v1/purge-queue")),
+        "Health": await read(await client.get("/upper/api/v1/health")),
+        "Error": await read(await client.get("/upper/api/v1/status/nope"), 404),
+    }
+    for name, answer in answers.items():
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        schema_validation.OAS31Validator(schema).validate(answer)
+
+
+async def test_the_form_finds_limits_and_descriptions(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    schemas = (await document_of(client))["components"]["schemas"]
+    text = schemas["TextInput"]["properties"]["text"]
+    assert (text["minLength"], text["maxLength"], text["description"]) == (1, 100, "Any text.")
+    assert schemas["TextInput"]["additionalProperties"] is False
+
+
+async def test_keys_are_asked_for_where_they_are_needed(aiohttp_client: MakeClient) -> None:
+    server = ServerConfig(grace_s=0.0, api_keys=("key",))
+    client = await aiohttp_client(make_app(Upper, server=server))
+    document = await document_of(client)
+    assert document["security"] == [{"key": []}]
+    assert document["paths"]["/readyz"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/metrics"]["get"]
+
+
+def test_an_example_of_an_unknown_type_is_null() -> None:
+    assert example({}, {}) is None
+
+
+def _contents(node: Any) -> list[Any]:
+    """Every media type object of the document."""
+    if isinstance(node, list):
+        return [found for child in node for found in _contents(child)]
+    if not isinstance(node, dict):
+        return []
+    own = [media for media in node["content"].values() if "schema" in media] if "content" in node else []
+    return own + [found for child in node.values() for found in _contents(child)]
