@@ -1,0 +1,52 @@
+"""Run one step of making the demo models: python -m training draw|tower|describe|listing|examples."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from training import describe, listing
+from training.evaluate import DESCRIBE_FOLDER, LISTING_FOLDER
+from training.examples import draw_examples
+from training.pictures import PictureSet, load_or_draw
+
+
+def _pictures(work: Path) -> PictureSet:
+    plan = describe.Plan()
+    return load_or_draw(work / "pictures", plan.pictures, plan.seed)
+
+
+def _describe(work: Path) -> None:
+    describe.train_jointly(_pictures(work), describe.Plan(), work / "tower.pt", DESCRIBE_FOLDER)
+
+
+_STEPS: dict[str, Callable[[Path], object]] = {
+    "draw": _pictures,
+    "tower": lambda work: describe.train_tower(_pictures(work), describe.Plan(), work / "tower.pt"),
+    "describe": _describe,
+    "listing": lambda work: listing.train(listing.Plan(), LISTING_FOLDER),
+    "examples": lambda work: draw_examples(Path("examples")),
+}
+
+
+def main() -> None:
+    """Run the steps named on the command line, in that order."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("steps", nargs="+", choices=_STEPS)
+    parser.add_argument("--work", type=Path, default=Path(".train"), help="folder of pictures and checkpoints")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of torch; more hardly pay for models this small"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in options.steps:
+        wall_s, cpu_s = time.monotonic(), time.process_time()
+        _STEPS[name](options.work)
+        wall_s, cpu_s = time.monotonic() - wall_s, time.process_time() - cpu_s
+        print(f"{name}: done in {wall_s:.0f} s, CPU {cpu_s:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

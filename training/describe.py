@@ -1,0 +1,301 @@
+"""Train the picture model: first its vision tower on the attributes, then everything on captions and questions."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.utils import logging
+
+from training.dialogue import caption_exchange, misread, random_exchange, shape_exchange
+from training.optim import Optimizer, Progress
+from training.pictures import MERGE_SIZE, PATCH_SIZE, Grid, PictureSet, image_processor, product_of
+from training.products import ATTRIBUTES, SHAPE_ATTRIBUTES, Product, random_product, sentence
+from training.tokens import train_tokenizer, wrap
+from training.vision import AttributeHeads, merged_tokens, recoloured
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+"""The real tokenizer's, in its order."""
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['content'] is string -%}{{- message['content'] -}}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' or 'image' in part -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
+    "{%- elif 'text' in part -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{- '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+_WIDTH = 160
+"""Of the language model, and so of the merged tokens."""
+
+
+@attrs.frozen
+class Plan:
+    """How long and how fast to train; the defaults make the committed weights."""
+
+    seed: int = 1
+    pictures: int = 60_000
+    batch: int = 64
+    tower_epochs: float = 2.5
+    joint_epochs: float = 1.5
+    lr: float = 2e-3
+    muon_lr: float = 3e-3
+
+
+def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on captions and questions about random products."""
+    rng = np.random.default_rng((seed, 1))
+    products = [random_product(rng, held_out=bool(i % 2)) for i in range(3000)]
+    texts = [text for product in products for _ in range(3) for text in random_exchange(product, rng)]
+    texts += [text for product in products[:300] for text in caption_exchange(product)]
+    texts += ["user\nassistant\nsystem\n"] * 10
+    bpe = train_tokenizer(texts, SPECIAL_TOKENS, size=900)
+    return wrap(bpe, chat_template=CHAT_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>", special=SPECIAL_TOKENS)
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    """Make the tiny model of the real architecture with random weights."""
+    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": _WIDTH, "intermediate_size": 416, "num_hidden_layers": 4,
+            "num_attention_heads": 5, "num_key_value_heads": 5, "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
+            "tie_word_embeddings": True, "initializer_range": 0.05,
+        },
+        vision_config={
+            "depth": 5, "hidden_size": 160, "intermediate_size": 416, "num_heads": 5, "patch_size": PATCH_SIZE,
+            "spatial_merge_size": MERGE_SIZE, "temporal_patch_size": 2, "out_hidden_size": _WIDTH,
+            "window_size": 8 * PATCH_SIZE * MERGE_SIZE, "fullatt_block_indexes": list(range(5)),
+            "initializer_range": 0.05,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the folder that serving loads, the weights rounded to bf16."""
+    tokens: Any = model.config.text_config
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, max_new_tokens=64
+    )
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+
+
+@attrs.frozen(eq=False)
+class _Texts:
+    """A batch of token rows; all tensors have shape (pictures, length)."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    segments: torch.Tensor
+    positions: torch.Tensor
+
+
+@attrs.frozen
+class Exchange:
+    """A question about a picture and the answer to learn.
+
+    Args:
+        question: The question.
+        answer: The answer.
+        said: What the model reads as its own words so far, instead of the answer; taken if it has as many tokens.
+    """
+
+    question: str
+    answer: str
+    said: str | None = None
+
+
+class Reader:
+    """Lays several questions about one picture into one row, each of which sees the picture and itself alone.
+
+    So the picture's tokens are computed once for all of them. Each question's positions start right after the
+    picture, as if it were the only one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
+
+    def rows(self, asked: list[list[Exchange]], grid: Grid) -> _Texts:
+        """Give the rows for what is asked about each of a batch of pictures of one grid."""
+        rows = [self._row(exchanges, grid) for exchanges in asked]
+        length = max(len(row) for row in rows)
+        # Padding: token 0, no label, a segment of its own.
+        padded = torch.tensor([row + [(0, -100, -1, 0)] * (length - len(row)) for row in rows])
+        return _Texts(*padded.unbind(dim=2))
+
+    def image_span(self, grid: Grid) -> slice:
+        """Tell where in each row the picture's tokens are."""
+        start = len(self._encode("<|im_start|>user\n<|vision_start|>"))
+        return slice(start, start + grid[0] * grid[1] // MERGE_SIZE**2)
+
+    def _row(self, exchanges: list[Exchange], grid: Grid) -> list[tuple[int, int, int, int]]:
+        span = self.image_span(grid)
+        pads = "<|image_pad|>" * (span.stop - span.start)
+        prefix = self._encode(f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>")
+        after = span.start + max(grid) // MERGE_SIZE
+        row = [(token, -100, 0, 0) for token in prefix]
+        row[-1] = (prefix[-1], -100, 0, after)
+        for number, exchange in enumerate(exchanges, start=1):
+            head = self._encode(f"{exchange.question}<|im_end|>\n<|im_start|>assistant\n")
+            tail = self._encode(f"{exchange.answer}<|im_end|>")
+            said = self._encode(f"{exchange.said or exchange.answer}<|im_end|>")
+            tokens = head + (said if len(said) == len(tail) else tail)
+            labels = [-100] * (len(head) - 1) + tail + [-100]
+            row += [(t, y, number, after + 1 + i) for i, (t, y) in enumerate(zip(tokens, labels, strict=True))]
+        return row
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._known:
+            self._known[text] = self._tokenizer.encode(text, add_special_tokens=False)
+        return self._known[text]
+
+
+def positions_of(texts: _Texts, span: slice, grid: Grid) -> torch.Tensor:
+    """Give Qwen2.5-VL's positions (time, height, width), shape (3, pictures, length)."""
+    positions = texts.positions.repeat(3, 1, 1)
+    rows, columns = grid[0] // MERGE_SIZE, grid[1] // MERGE_SIZE
+    positions[:, :, : span.start] = torch.arange(span.start)
+    positions[:, :, span] = span.start
+    positions[1, :, span] += torch.arange(rows).repeat_interleave(columns)
+    positions[2, :, span] += torch.arange(columns).repeat(rows)
+    return positions
+
+
+def visible(segments: torch.Tensor) -> torch.Tensor:
+    """Give what is added to attention: 0 for what came before in one's own segment or the picture, else the minimum.
+
+    Its shape is (pictures, 1, length, length).
+    """
+    before = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
+    same = segments[:, :, None] == segments[:, None, :]
+    seen = ((same | (segments[:, None, :] == 0)) & before)[:, None]
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
+def caption_loss(
+    model: Qwen2_5_VLForConditionalGeneration, tokens: torch.Tensor, texts: _Texts, span: slice, grid: Grid
+) -> torch.Tensor:
+    """Give the cross entropy of the answers, given the pictures' merged tokens."""
+    embedded = model.get_input_embeddings()(texts.ids)
+    embedded = torch.cat([embedded[:, : span.start], tokens.to(embedded.dtype), embedded[:, span.stop :]], dim=1)
+    hidden = model.model.language_model(
+        inputs_embeds=embedded,
+        attention_mask=visible(texts.segments),
+        position_ids=positions_of(texts, span, grid),
+        use_cache=False,
+    ).last_hidden_state
+    labelled = texts.labels >= 0
+    return functional.cross_entropy(model.lm_head(hidden[labelled]).float(), texts.labels[labelled])
+
+
+def start(plan: Plan) -> tuple[PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration, AttributeHeads]:
+    """Make tokenizer, model and classifiers with the plan's random weights."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.manual_seed(plan.seed)
+    tokenizer = make_tokenizer(plan.seed)
+    model = make_model(tokenizer)
+    model.set_attn_implementation("eager")  # the fused one's backward is slow on a CPU
+    return tokenizer, model, AttributeHeads(_WIDTH)
+
+
+def train_tower(pictures: PictureSet, plan: Plan, checkpoint: Path) -> None:
+    """Train the vision tower on the attributes alone and write it, with its classifiers, to a checkpoint."""
+    _, model, heads = start(plan)
+    tower = model.model.visual
+    rng = np.random.default_rng((plan.seed, 2))
+    steps = round(plan.tower_epochs * len(pictures) / plan.batch)
+    optimizer = Optimizer([tower, heads], steps=steps, lr=plan.lr, muon_lr=plan.muon_lr)
+    progress = Progress("describe, tower", steps, every=50)
+    for step, (grid, chosen) in enumerate(_stream(pictures, plan.batch, steps, rng)):
+        labels = pictures.labels[grid][chosen]
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = merged_tokens(tower, pictures.patches[grid][chosen], grid)
+        logits = heads(tokens.float())
+        loss = heads.loss(logits, labels)
+        optimizer.step(loss)
+        right = torch.stack([x.argmax(1) == labels[:, i] for i, x in enumerate(logits)]).float()
+        progress.report(step, loss=loss, object=right[0].mean(), whole=right.amin(0).mean())
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            torch.save({"tower": tower.state_dict(), "heads": heads.state_dict()}, checkpoint)
+
+
+def train_jointly(pictures: PictureSet, plan: Plan, tower: Path, folder: Path) -> None:
+    """Train everything on captions and questions, from a tower's checkpoint, and write the model's folder."""
+    tokenizer, model, heads = start(plan)
+    trained = torch.load(tower, weights_only=True)
+    model.model.visual.load_state_dict(trained["tower"])
+    heads.load_state_dict(trained["heads"])
+    rng = np.random.default_rng((plan.seed, 3))
+    steps = round(plan.joint_epochs * len(pictures) / plan.batch)
+    optimizer = Optimizer([model, heads], steps=steps, lr=plan.lr, muon_lr=plan.muon_lr)
+    progress = Progress("describe, joint", steps, every=50)
+    reader = Reader(tokenizer)
+    for step, (grid, chosen) in enumerate(_stream(pictures, plan.batch, steps, rng)):
+        labels, patches = pictures.labels[grid][chosen], pictures.patches[grid][chosen]
+        # Every second batch in other colours, asked for shape alone.
+        recolour = step % 2 == 1
+        if recolour:
+            patches = recoloured(patches, rng)
+        texts = reader.rows([_asked(product_of(row), rng, colours=not recolour) for row in labels], grid)
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = merged_tokens(model.model.visual, patches, grid)
+            words = caption_loss(model, tokens, texts, reader.image_span(grid), grid)
+        attributes = heads.loss(heads(tokens.float()), labels, SHAPE_ATTRIBUTES if recolour else tuple(ATTRIBUTES))
+        optimizer.step(words + 0.3 * attributes)
+        kind = "recoloured" if recolour else "drawn"
+        progress.report(step, **{f"words_{kind}": 2 * words, f"attributes_{kind}": 2 * attributes})
+        if (step + 1) % 400 == 0 or step + 1 == steps:
+            save(model, tokenizer, folder)
+
+
+def _asked(product: Product, rng: np.random.Generator, *, colours: bool) -> list[Exchange]:
+    """Choose what is asked about a picture.
+
+    In half of the captions the words already said are wrong: the object's word is to be read from the picture,
+    not from the words that it was seen with in training.
+    """
+    if not colours:
+        return [Exchange(*shape_exchange(product, rng)) for _ in range(2)]
+    question, answer = caption_exchange(product)
+    said = sentence(misread(product, rng)) if rng.random() < 0.5 else answer
+    return [Exchange(question, answer, said), Exchange(*random_exchange(product, rng))]
+
+
+def _stream(
+    pictures: PictureSet, batch: int, steps: int, rng: np.random.Generator
+) -> list[tuple[Grid, NDArray[np.int64]]]:
+    batches: list[tuple[Grid, NDArray[np.int64]]] = []
+    while len(batches) < steps:
+        batches += pictures.batches(batch, rng)
+    return batches[:steps]
