@@ -273,7 +273,10 @@ def _convert(key: str, value: Any, kind: Any, settings: _Settings) -> Any:
     try:
         converted = msgspec.convert(value, kind, strict=key not in settings.lenient, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{settings.places[key]}: {_explain(key, value, kind, str(error))}") from None
+        reason = _explain(key, value, kind, str(error))
+        if key in settings.lenient:
+            reason = reason.removesuffix(", got str")  # everything in the environment is a string
+        raise ConfigError(f"{settings.places[key]}: {reason}") from None
     if isinstance(converted, float) and not math.isfinite(converted):
         raise ConfigError(f"{settings.places[key]}: expected a finite number")
     return converted
