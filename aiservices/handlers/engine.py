@@ -123,15 +123,17 @@ class GenerationEngine:
         self._ended: list[Ended] = []
 
     def __len__(self) -> int:
-        """Rows waiting, being read and running."""
+        """Rows that a step has yet to return."""
         reading = sum(not row.gone for row in self._reading.rows) if self._reading else 0
-        return len(self._waiting) + reading + len(self._running)
+        return len(self._waiting) + reading + len(self._running) + len(self._ended)
 
     def admit(self, tasks: Sequence[Task[GenerationRequest]]) -> None:
         """Let rows join; their prompts are read in the next steps."""
-        with torch.inference_mode():
-            rows = [self._start(task) for task in tasks]
-        self._waiting.extend(rows)
+        for task in tasks:
+            try:
+                self._waiting.append(self._start(task))
+            except Exception as error:
+                self._ended.append((task, error))
 
     def step(self) -> list[Ended]:
         """Read a piece of the waiting prompts, take one token for every running row, return the rows that ended."""
@@ -145,6 +147,7 @@ class GenerationEngine:
         """Take rows out, wherever they are; unknown ones are ignored."""
         leaving = {id(task) for task in tasks}
         self._waiting = deque(row for row in self._waiting if id(row.task) not in leaving)
+        self._ended = [ended for ended in self._ended if id(ended[0]) not in leaving]
         if self._reading is not None:
             for row in self._reading.rows:
                 row.gone = row.gone or id(row.task) in leaving

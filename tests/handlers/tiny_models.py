@@ -96,7 +96,7 @@ def write_mistral(folder: Path, tokenizer: TokenizerKind = "bytes", *, seed: int
 
 
 def write_qwen(folder: Path, kind: QwenKind, *, seed: int = 0, **changes: Any) -> Path:
-    """Write a Qwen-VL of three layers that sees pictures in patches of 8 pixels; ``changes`` go into its text config."""
+    """Write a Qwen-VL of three layers and patches of 8 pixels; ``changes`` go into its text config."""
     prepare_torch()
     import transformers
 
