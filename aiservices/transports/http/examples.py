@@ -17,12 +17,12 @@ def example(schema: Schema, components: Mapping[str, Schema]) -> Any:
     """
     if "$ref" in schema:
         return example(components[schema["$ref"].rpartition("/")[2]], components)
-    for given in ("examples", "enum"):
-        if schema.get(given):
-            return schema[given][0]
-    for given in ("default", "const"):
-        if given in schema:
-            return schema[given]
+    for one in ("default", "const"):
+        if one in schema and not schema.get("examples"):
+            return schema[one]
+    for several in ("examples", "enum"):
+        if schema.get(several):
+            return schema[several][0]
     if "anyOf" in schema:
         return example(schema["anyOf"][0], components)
     return _of_type(schema, components)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
 
 _FILES = {path.name: path.read_bytes() for path in (Path(__file__).parent / "static").iterdir()}
 """The page's few small files, in memory: a request touches no file system."""
+
+_CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 _UNFIT = frozenset({ServiceState.FAILED, ServiceState.STOPPED})
@@ -108,7 +109,7 @@ def routes() -> Iterator[web.RouteDef]:
 def _file(name: str) -> web.Response:
     if name not in _FILES:
         raise web.HTTPNotFound
-    content_type, _ = mimetypes.guess_type(name)
+    content_type = _CONTENT_TYPES[Path(name).suffix]
     return web.Response(
         body=_FILES[name], content_type=content_type, charset="utf-8", headers={"Cache-Control": "no-cache"}
     )
