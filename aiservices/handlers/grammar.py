@@ -37,10 +37,16 @@ def read_tokenizer(tokenizer: Tokenizer, vocabulary: int, stop_ids: Collection[i
         tokenizer: the tokenizer of the checkpoint.
         vocabulary: width of the model's logits, which may be more than the tokenizer has tokens.
         stop_ids: tokens that end an answer.
+
+    Raises:
+        ServiceError: llguidance does not know this kind of tokenizer.
     """
     from llguidance import LLTokenizer
 
-    return LLTokenizer(tokenizer.to_str(), n_vocab=vocabulary, eos_token=sorted(stop_ids))
+    try:
+        return LLTokenizer(tokenizer.to_str(), n_vocab=vocabulary, eos_token=sorted(stop_ids))
+    except ValueError as error:
+        raise ServiceError(f"the checkpoint's tokenizer is of a kind that grammars do not support: {error}") from error
 
 
 @attrs.frozen(eq=False)

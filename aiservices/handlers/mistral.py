@@ -13,7 +13,7 @@ import attrs
 import msgspec
 from msgspec import Meta
 
-from aiservices.errors import InvalidInput, JobFailed
+from aiservices.errors import ConfigError, InvalidInput, JobFailed
 from aiservices.handler import Context
 from aiservices.handlers.generation import (
     Generated,
@@ -124,16 +124,6 @@ def build_schema(categories: Sequence[str]) -> dict[str, Any]:
     return schema
 
 
-def check_categories(categories: Sequence[str], field: str) -> None:
-    """Refuse a list with repetitions.
-
-    Raises:
-        InvalidInput: naming ``field``.
-    """
-    if len(set(categories)) != len(categories):
-        raise InvalidInput(field, "each category may appear only once")
-
-
 @attrs.frozen
 class GenerateDescriptionOptions(GenerationOptions):
     """Options of the service."""
@@ -161,7 +151,8 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
 
     def validate(self, input: GenerateDescriptionInput) -> None:
         """Refuse a list of categories with repetitions."""
-        check_categories(input.categories or (), "$.categories")
+        if _repeats(input.categories or ()):
+            raise InvalidInput("$.categories", "each category may appear only once")
 
     async def preprocess(self, input: GenerateDescriptionInput, context: Context) -> GenerationRequest:
         """Tokenise and make the grammar, in the pool."""
@@ -183,7 +174,8 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
 
     def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
         """Make the grammar of the service's own categories."""
-        check_categories(self.options.categories, "options.categories")
+        if _repeats(self.options.categories):
+            raise ConfigError("options.categories: each category may appear only once")
         model: Any = loaded.checkpoint.model
         if model.config.model_type == "mistral3":  # its eyes stay shut here
             model.model.vision_tower = model.model.multi_modal_projector = None
@@ -254,6 +246,10 @@ def tidy_keywords(keywords: Iterable[str], least: int = 3) -> list[str]:
     for keyword in filter(None, map(str.strip, tidied)):
         distinct.setdefault(keyword.casefold(), keyword)
     return list(distinct.values()) if len(distinct) >= least else tidied
+
+
+def _repeats(categories: Sequence[str]) -> bool:
+    return len(set(categories)) < len(categories)
 
 
 def _printable(text: str) -> str:

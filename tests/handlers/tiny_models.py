@@ -95,6 +95,43 @@ def write_mistral(folder: Path, tokenizer: TokenizerKind = "bytes", *, seed: int
     return folder
 
 
+def write_ministral(folder: Path, *, seed: int = 0) -> Path:
+    """Write a Ministral 3: a decoder with scaled positions inside a model that could see."""
+    prepare_torch()
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    built = byte_tokenizer(MISTRAL_TOKENS)
+    text = {
+        "model_type": "ministral3",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 2048,
+        "sliding_window": None,
+        "initializer_range": 0.3,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "vocab_size": built.get_vocab_size() + 5,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+        "patch_size": 8,
+        "image_size": 64,
+    }
+    config = Mistral3Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
+    _write_model(Mistral3ForConditionalGeneration, config, folder, seed)
+    _write_tokenizer(built, folder, MISTRAL_TEMPLATE, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return folder
+
+
 def write_qwen(folder: Path, kind: QwenKind, *, seed: int = 0, **changes: Any) -> Path:
     """Write a Qwen-VL of three layers and patches of 8 pixels; ``changes`` go into its text config."""
     prepare_torch()

@@ -1,0 +1,207 @@
+"""Answers held to a schema: complete within any budget that is allowed, whatever the model wants to write."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[text]'")
+
+from aiservices.errors import JobFailed, ServiceError
+from aiservices.handlers.grammar import Grammar, read_tokenizer
+from aiservices.handlers.json_budget import JsonPlan, JsonReader, read_fields
+from aiservices.handlers.mistral import DEFAULT_CATEGORIES, Listing, build_schema
+from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, metaspace_tokenizer
+
+END = 2
+ODD_CATEGORIES = ("a", "ab", 'Größe "XL"', "日本語カテゴリー", "back\\slash", "O" * 80)
+
+
+def greedy_merger() -> Tokenizer:
+    """A tokenizer whose tokens run across quotes, commas and characters: one may end three strings at once."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=list(MISTRAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    text = '{"title":"a","description":"b","keywords":["a","b","c","d","e"],"category":"Other"}'
+    crossing = ['","a","b","c","', 'é","é","€', '"],"category":"Home', 'x","description":"y","keywords":["z","']
+    tokenizer.train_from_iterator([text, *crossing] * 10, trainer)
+    return tokenizer
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
+    "bytes": lambda: byte_tokenizer(MISTRAL_TOKENS),
+    "metaspace": lambda: metaspace_tokenizer(MISTRAL_TOKENS),
+    "merger": greedy_merger,
+}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def view(request: pytest.FixtureRequest) -> Any:
+    tokenizer = TOKENIZERS[request.param]()
+    return read_tokenizer(tokenizer, tokenizer.get_vocab_size() + 5, [END])
+
+
+def allowed(matcher: Any) -> list[int]:
+    bits = matcher.compute_bitmask()
+    return [token for token in range(len(bits) * 8) if bits[token // 8] >> token % 8 & 1]
+
+
+def ramble(grammar: Grammar, budget: int, choose: Callable[[list[int]], int]) -> bytes:
+    """Write an answer as the engine does, with a model that takes whatever ``choose`` says."""
+    run = grammar.start()
+    tokens: list[int] = []
+    while not run.complete:
+        run.watch(budget - len(tokens))
+        token = run.forced.popleft() if run.forced else choose(allowed(run.matcher))
+        run.advance(token)
+        tokens.append(token)
+        assert len(tokens) <= budget, f"not closed in time: {run.to_bytes(tokens)!r}"
+    return run.to_bytes(tokens)
+
+
+def preferences(view: Any) -> list[Callable[[bytes], bool]]:
+    """What a model may be bent on: ending strings, never ending them, half characters, escapes, long tokens."""
+    return [
+        lambda token: True,
+        lambda token: b'"' in token,
+        lambda token: b'"' not in token,
+        lambda token: any(byte >= 0xC0 for byte in token),
+        lambda token: b"\\" in token,
+        lambda token: len(token) > 3,
+    ]
+
+
+@pytest.mark.parametrize("categories", [DEFAULT_CATEGORIES, ODD_CATEGORIES, ("x",)], ids=["shop", "odd", "single"])
+def test_every_answer_is_complete_within_its_budget(view: Any, categories: tuple[str, ...]) -> None:
+    grammar = Grammar.compile(build_schema(categories), view)
+    written = [view.decode_bytes([token]) for token in range(view.vocab_size)]
+    for seed in range(24):
+        dice = random.Random(seed)
+        wanted = preferences(view)[seed % 6]
+
+        def choose(tokens: list[int], dice: random.Random = dice, wanted: Callable[[bytes], bool] = wanted) -> int:
+            liked = [token for token in tokens if wanted(written[token])] if dice.random() < 0.8 else []
+            return dice.choice(liked or tokens)
+
+        text = ramble(grammar, grammar.least_tokens + dice.randrange(80), choose)
+        listing = msgspec.json.decode(text, type=Listing)
+        assert listing.category in categories
+
+
+def test_a_tight_budget_cuts_a_string_but_leaves_the_model_its_say_in_each(view: Any) -> None:
+    grammar = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view)
+    letter = next(token for token in range(view.vocab_size) if view.decode_bytes([token]) == b"q")
+    text = ramble(grammar, grammar.least_tokens, lambda tokens: letter if letter in tokens else min(tokens, key=int))
+    listing = msgspec.json.decode(text, type=Listing)
+    assert set(listing.title) == set(listing.description) == {"q"}
+    assert all(set(keyword) == {"q"} for keyword in listing.keywords)
+
+
+def test_with_room_to_spare_nothing_is_forced(view: Any) -> None:
+    grammar = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view)
+    run = grammar.start()
+    text = b'{"title":"Red mug","description":"A mug.","keywords":["red","mug","cup"],"category":"Home & Kitchen"}'
+    for token in view.tokenize_bytes(text):
+        run.watch(10_000)
+        assert not run.forced
+        run.advance(token)
+    assert run.complete
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"title":""',
+        b'{"title":"' + b"a" * 81,
+        b'{"title":"a\n',
+        b'{"title":"a\\n',
+        b'{"title":"a\\u0041',
+        b'{"title":"a\x7f',
+        b'{ "title"',
+        b'{"description"',
+        b'{"title":"a","description":"b","keywords":["a","b"]',
+        b'{"title":"a","description":"b","keywords":["a","b","c"],"category":"Nowhere"',
+        b'{"title":"a","description":"b","keywords":["1","2","3","4","5","6","7","8",',
+    ],
+)
+def test_what_the_schema_does_not_allow_cannot_be_written(view: Any, bad: bytes) -> None:
+    run = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view).start()
+    with pytest.raises(JobFailed, match="left its grammar"):
+        list(map(run.advance, view.tokenize_bytes(bad)))
+
+
+def test_rows_of_one_grammar_do_not_know_each_other(view: Any) -> None:
+    grammar = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view)
+    first, second = grammar.start(), grammar.start()
+    (brace, *_) = view.tokenize_bytes(b'{"title":"')
+    first.advance(brace)
+    assert brace in allowed(second.matcher)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_masks_fall_on_constrained_rows_only(view: Any, rows: int) -> None:
+    torch = pytest.importorskip("torch")
+    from aiservices.handlers.grammar import TokenMasks
+
+    grammar = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view)
+    masks = TokenMasks(view.vocab_size, "cpu")
+    runs = [(2 * row, grammar.start()) for row in range(rows)]
+    logits = torch.zeros(2 * rows, view.vocab_size)
+    masks.apply(logits, runs)
+    for row in range(2 * rows):
+        open_tokens = torch.nonzero(logits[row] == 0).flatten().tolist()
+        assert open_tokens == (list(range(view.vocab_size)) if row % 2 else allowed(runs[0][1].matcher))
+    masks.apply(logits, [])
+
+
+def test_a_vocabulary_without_some_letter_is_refused_at_once() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(special_tokens=list(MISTRAL_TOKENS), show_progress=False)
+    tokenizer.train_from_iterator(["mug"], trainer)
+    view = read_tokenizer(tokenizer, tokenizer.get_vocab_size(), [END])
+    with pytest.raises(ServiceError, match="has no tokens for"):
+        Grammar.compile(build_schema(("x",)), view)
+
+
+def test_a_tokenizer_of_an_unknown_kind_is_refused_with_the_reason() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "mug": 1}, unk_token="<unk>"))
+    with pytest.raises(ServiceError, match="do not support"):
+        read_tokenizer(tokenizer, 2, [0])
+
+
+def test_only_flat_schemas_that_end_in_a_choice_are_planned() -> None:
+    schema = build_schema(("x",))
+    swapped = dict(reversed(schema["properties"].items()))
+    with pytest.raises(ValueError, match="last field"):
+        read_fields({**schema, "properties": swapped})
+
+
+def test_a_reader_in_a_hurry_completes_half_characters_and_escapes() -> None:
+    plan = JsonPlan(read_fields(build_schema(("Other",))), len)
+    for half, rest in ((b"\xe0", b"\xa1\xa1"), (b"\xed\x80", b"\xa1"), (b"\xf0\x9f", b"\xa1\xa1"), (b"\xc3", b"\xa1")):
+        reader = JsonReader(plan)
+        reader.feed(b'{"title":"a' + half)
+        ending, bridge = reader.hurry(1)
+        assert ending == rest
+        (half + ending).decode()
+        assert bridge == b'","description":"'
+    for lead in (0xE0, 0xED, 0xF0, 0xF4):
+        reader = JsonReader(plan)
+        reader.feed(b'{"title":"' + bytes([lead]))
+        (bytes([lead]) + reader.hurry(1)[0]).decode()
+    reader = JsonReader(plan)
+    reader.feed(b'{"title":"a\\')
+    assert reader.hurry(1)[0] == b'"'
