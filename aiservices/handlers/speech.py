@@ -6,6 +6,7 @@ import abc
 import base64
 import hashlib
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -36,6 +37,13 @@ REFERENCE_SPOKEN_MIN_S = 1.5
 
 REFERENCE_SPOKEN_LEVEL = 10 ** (-45 / 20)
 """Root mean square of 20 ms, -45 dBFS: quiet speech into a laptop's microphone is above, its noise below."""
+
+SPEECH_BREAKS = (
+    r"(?<=[.!?\u2026])\s+|(?<=[.!?\u2026][\"')\u2019\u201d])\s+",
+    r"(?<=[,;:\u2013\u2014])\s+",
+    r"\s+",
+)
+"""Where speech may pause, best first: after a sentence (and the quote around it), after a clause, between words."""
 
 
 @attrs.frozen
@@ -165,7 +173,8 @@ class TextToSpeechHandler(BatchHandler[TextToSpeechInput, SpeechRequest, Speech,
             InvalidInput: naming the voices that there are.
         """
         if self.voices is not None and voice not in self.voices:
-            raise InvalidInput("$.voice", f"unknown voice {voice!r}; there are: {', '.join(self.voices)}")
+            known = ", ".join(self.voices) or "none, give audio_prompt_url"
+            raise InvalidInput("$.voice", f"unknown voice {voice!r}; there are: {known}")
 
     async def preprocess(self, input: TextToSpeechInput, context: Context) -> SpeechRequest:
         """Fetch and check the reference clip, if there is one."""
@@ -177,6 +186,26 @@ class TextToSpeechHandler(BatchHandler[TextToSpeechInput, SpeechRequest, Speech,
     def postprocess(self, result: Speech) -> TextToSpeechOutput:
         """Set the tempo and encode."""
         return encode(result)
+
+
+def split_text(text: str, max_chars: int, breaks: Sequence[str] = SPEECH_BREAKS) -> list[str]:
+    """Split at ends of sentences, where those do not do at clauses, then between words, then anywhere.
+
+    Neighbours stay together as long as they fit into ``max_chars``; white space is made single.
+    """
+    text = " ".join(text.split())
+    if len(text) <= max_chars:
+        return [text] if text else []
+    if not breaks:
+        return [text[start : start + max_chars] for start in range(0, len(text), max_chars)]
+    pieces: list[str] = []
+    for part in re.split(breaks[0], text):
+        for piece in split_text(part, max_chars, breaks[1:]):
+            if pieces and len(pieces[-1]) + 1 + len(piece) <= max_chars:
+                pieces[-1] += f" {piece}"
+            else:
+                pieces.append(piece)
+    return pieces
 
 
 def read_reference(data: bytes) -> Reference:

@@ -55,10 +55,11 @@ def voice_like(pitch_hz: float, *, seconds: float = 4.0, sample_rate: int = 16_0
     """A hum with 20 falling harmonics, shape ``(frames,)``, peak 0.5."""
     time_s = np.arange(int(seconds * sample_rate)) / sample_rate
     sound = np.sum([np.sin(2 * np.pi * pitch_hz * number * time_s) / number for number in range(1, 21)], axis=0)
-    return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
+    hum: Samples = (0.5 * sound / np.abs(sound).max()).astype(np.float32)
+    return hum
 
 
-def as_file(samples: Samples, *, sample_rate: int = 16_000, form: str = "WAV", coding: str = "PCM_16") -> bytes:
+def as_file(samples: NDArray[Any], *, sample_rate: int = 16_000, form: str = "WAV", coding: str = "PCM_16") -> bytes:
     """Encode, shape ``(frames,)`` or ``(frames, channels)``."""
     target = io.BytesIO()
     soundfile.write(target, samples, sample_rate, format=form, subtype=coding)

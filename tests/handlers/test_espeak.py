@@ -107,8 +107,8 @@ def test_a_batch_is_answered_in_order_and_one_failure_stays_alone(engine: Espeak
 # The reference clip
 
 
-@pytest.mark.parametrize("voice", ["english-us", "english-us-female", "french", "mandarin"])
-@pytest.mark.parametrize("wanted_hz", [90, 130, 180, 240, 300])
+@pytest.mark.parametrize("voice", ["english-us", "english-us-female", "mandarin"])
+@pytest.mark.parametrize("wanted_hz", [90, 180, 300])
 def test_the_pitch_comes_to_that_of_the_prompt(engine: EspeakTextToSpeech, voice: str, wanted_hz: int) -> None:
     speech = say(engine, clip=as_file(voice_like(wanted_hz)), voice=voice)
     assert pitch_hz(speech) == pytest.approx(wanted_hz, rel=0.12)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aiservices.errors import InvalidInput
 from aiservices.handler import Task
@@ -20,6 +22,7 @@ from aiservices.handlers.speech import (
     TextToSpeechOutput,
     encode,
     read_reference,
+    split_text,
 )
 from tests.handlers.speech_fakes import FakeContext, Samples, as_file, heard, voice_like
 
@@ -154,7 +157,8 @@ def test_a_clip_in_each_usual_format_is_read(form: str, coding: str) -> None:
 
 def test_channels_are_mixed_and_direct_current_is_taken_out() -> None:
     hum = voice_like(120)
-    samples = read_reference(as_file(np.stack([hum, hum / 2], axis=1).astype(np.float32) + np.float32(0.25))).samples
+    two: Samples = np.stack([hum, hum / 2], axis=1) + np.float32(0.25)
+    samples = read_reference(as_file(two)).samples
     assert samples.mean() == pytest.approx(0, abs=1e-4)
     assert rms(samples) == pytest.approx(0.75 * rms(hum), rel=0.01)
 
@@ -295,3 +299,35 @@ def test_loud_sound_is_turned_down_instead_of_clipped() -> None:
 def test_five_minutes_do_not_overrun_the_stack_of_the_vorbis_writer() -> None:
     hum = np.tile(voice_like(180, seconds=1), 300)
     assert encode(speech(hum, 16_000, "ogg")).duration_s == 300
+
+
+# The text
+
+
+def test_short_text_stays_whole_with_single_spaces() -> None:
+    assert split_text("  One two.\n\nThree,  four. ", 300) == ["One two. Three, four."]
+    assert split_text(" \n ", 300) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("One two. Three four! Five six?", ["One two.", "Three four!", "Five six?"]),
+        ('He said "no." She said yes.', ['He said "no."', "She said yes."]),
+        ("a b. c d. e f. g h i j k l", ["a b. c d. e f.", "g h i j k l"]),
+        ("one two, three four, five six", ["one two,", "three four,", "five six"]),
+        ("one two three four five six", ["one two three", "four five six"]),
+        ("x" * 35, ["x" * 15, "x" * 15, "x" * 5]),
+        ("version 1.5.2 of a thing", ["version 1.5.2", "of a thing"]),
+    ],
+)
+def test_long_text_is_split_at_the_best_place(text: str, pieces: list[str]) -> None:
+    assert split_text(text, 15) == pieces
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab .,!?\n\u2026", max_size=400), st.integers(1, 60))
+def test_a_split_text_loses_nothing_and_has_no_piece_that_is_too_long(text: str, max_chars: int) -> None:
+    pieces = split_text(text, max_chars)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert all(0 < len(piece) <= max_chars for piece in pieces)
