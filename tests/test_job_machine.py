@@ -1,13 +1,16 @@
 """The job core under any order of events: each accepted job ends exactly once, and nothing is left behind.
 
 The service is real: job manager, scheduler, executor with its own thread. What is replaced is time (a loop whose clock
-the machine turns) and the model (a handler that takes a step only when the machine says so).
+the machine turns) and the model (a handler that works only when the machine says so). Loop and model's thread take
+turns, so that one sequence of events always does the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -23,10 +26,12 @@ from hypothesis.stateful import (
 )
 
 from aiservices.errors import Conflict, JobNotFound, QueueFull, Unavailable
+from aiservices.executor import ModelExecutor
+from aiservices.handler import Task
 from aiservices.job import ENDED, RETRYABLE, Job, JobStatus
-from aiservices.scheduler import BatchScheduler, Scheduler, StepScheduler
+from aiservices.scheduler import Scheduler, StepScheduler
 from aiservices.service import JobRequest, Service
-from tests.fakes import Counting, DirectExecutor, Gated, make_service, make_shared
+from tests.fakes import Counting, DirectExecutor, TextInput, TextOutput, Upper, make_service, make_shared
 
 TTL_S = 50.0
 TIMEOUT_S = 20.0
@@ -62,18 +67,14 @@ class JobMachine(RuleBasedStateMachine):
         self.endings: dict[tuple[str, int], int] = {}
         self.draining = False
 
-    def build(self) -> Service:
-        raise NotImplementedError
-
-    def model_turn(self) -> None:
-        raise NotImplementedError
-
-    def release_model(self) -> None:
+    def make_handler(self) -> TurnedUpper | Counting:
         raise NotImplementedError
 
     @initialize()
     def start(self) -> None:
-        self.service = self.build()
+        self.handler = self.make_handler()
+        self.service = make_service(self.handler, shared=make_shared(DirectExecutor()), **LIMITS)
+        self.model = Turns(self.service._executor, self.handler.waiting)
         ended = self.service._on_ended
 
         def count(job: Job) -> None:
@@ -83,7 +84,6 @@ class JobMachine(RuleBasedStateMachine):
 
         self.service._jobs._on_ended = count
         self.run(self.service.start())
-        self.settle_model()
 
     @rule(
         texts=st.lists(st.sampled_from(["ok"] * 6 + TROUBLES), min_size=1, max_size=4),
@@ -126,13 +126,12 @@ class JobMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.02, 0.02, 5.0, TIMEOUT_S + 1, TTL_S + 1, KEEP_S + 1]))
     def pass_time(self, seconds: float) -> None:
         self.loop.now += seconds
-        self.settle_model()
+        self.settle()
 
     @rule(turns=st.integers(1, 5))
     def let_the_model_work(self, turns: int) -> None:
         for _ in range(turns):
-            self.model_turn()
-            self.settle_model()
+            self.work()
 
     @precondition(lambda self: not self.draining and len(self.jobs) >= 12)  # late, or little else would happen
     @rule()
@@ -163,34 +162,35 @@ class JobMachine(RuleBasedStateMachine):
         assert sum(scheduler._counts.values()) == len(scheduler._attempts)
 
     def teardown(self) -> None:
-        self.release_model()
-        if not self.draining:
-            self.run(self.wait_until_idle())
+        if hasattr(self, "service"):
+            self.model.go(self.handler)
+            self.run(self.finish(), free=True)
             assert all(job.ended for job in self.jobs.values()), "a job was forgotten on its way"
-            self.model_is_at_rest()
-        self.run(self.service.close())
-        assert all(job.ended for job in self.jobs.values())
-        assert not self.service._scheduler._attempts
+            assert not self.service._scheduler._attempts
         self.loop.close()
 
-    async def wait_until_idle(self) -> None:
-        """Let the model work freely until every job has ended, in real time."""
+    async def finish(self) -> None:
+        """Let the model work freely until every job has ended, then close."""
         for _ in range(2000):
+            if self.service._jobs.live_count == 0 and self.nothing_left():
+                break
             self.loop.now += 0.01
-            await asyncio.sleep(0)
-            if self.service._jobs.live_count == 0:
-                return
-            await asyncio.to_thread(threading.Event().wait, 0.001)
+            await asyncio.to_thread(threading.Event().wait, 0.0005)
+        assert self.service._jobs.live_count == 0, "a job was forgotten on its way"
+        assert self.nothing_left(), "a place on the model was lost"
+        await self.service.close()
 
-    def model_is_at_rest(self) -> None:
-        """Nothing is left of any job in the scheduler's or the handler's hands."""
+    def nothing_left(self) -> bool:
+        """Whether scheduler and handler have let go of every job."""
+        return True
 
     def pick(self, data: st.DataObject) -> Job:
         return data.draw(st.sampled_from(list(self.jobs.values())))
 
-    def run(self, coroutine: Any) -> None:
+    def run(self, coroutine: Any, *, free: bool = False) -> None:
         self.loop.run_until_complete(coroutine)
-        self.settle_model()
+        if not free:
+            self.settle()
 
     def call(self, function: Any, *args: Any, allowed: tuple[type[Exception], ...] = ()) -> Any:
         async def on_loop() -> Any:
@@ -200,91 +200,107 @@ class JobMachine(RuleBasedStateMachine):
                 return None
 
         result = self.loop.run_until_complete(on_loop())
-        self.settle_model()
+        self.settle()
         return result
 
-    def settle_model(self) -> None:
+    def work(self) -> None:
+        """One turn of the model, if it is at work."""
+        if self.handler.waiting.is_set():
+            self.handler.waiting.clear()
+            self.handler.turn.release()
+            self.model.await_rest()
+            self.settle()
+
+    def settle(self) -> None:
         """Let loop and model's thread come to rest: the thread idle, or waiting for its turn."""
-        raise NotImplementedError
+        self.loop.settle()
+        while self.model.held and not self.handler.waiting.is_set():
+            self.model.start_next()
+            self.loop.settle()
+
+
+class Turns:
+    """Makes the model's thread begin a call only when the test says so, and the test wait until it rests."""
+
+    def __init__(self, executor: ModelExecutor, waiting: threading.Event) -> None:
+        self.held: list[Future[Any]] = []
+        self._running: Future[Any] | None = None
+        self._waiting = waiting
+        self._starts = threading.Semaphore(0)
+        self._free = False
+        self._submit = executor.submit
+        executor.submit = self.submit  # type: ignore[method-assign]
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        def held() -> Any:
+            if not self._free:
+                assert self._starts.acquire(timeout=10), "the test never started this call"
+            return function()
+
+        future = self._submit(held)
+        self.held.append(future)
+        return future
+
+    def start_next(self) -> None:
+        self._running = self.held.pop(0)
+        self._starts.release()
+        self.await_rest()
+
+    def await_rest(self) -> None:
+        for _ in range(10_000):
+            if self._waiting.is_set() or self._running is None or self._running.done():
+                return
+            self._waiting.wait(0.001)
+        raise AssertionError("the model's thread did not come to rest")
+
+    def go(self, handler: TurnedUpper | Counting) -> None:
+        """Let everything run freely from now on."""
+        self._free = handler.free_running = True
+        self._starts.release(1000)
+        handler.turn.release(1000)
+
+
+class TurnedUpper(Upper):
+    """Answers a batch only when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free_running = False
+        self.turn = threading.Semaphore(0)
+        self.waiting = threading.Event()
+
+    def predict(self, tasks: Sequence[Task[TextInput]]) -> list[TextOutput | Exception]:
+        if not self.free_running:
+            self.waiting.set()
+            assert self.turn.acquire(timeout=10), "the test never gave the next turn"
+        return super().predict(tasks)
 
 
 class BatchMachine(JobMachine):
     """Over one-shot batches."""
 
-    def build(self) -> Service:
-        self.handler = Gated()
-        return make_service(self.handler, shared=make_shared(DirectExecutor()), **LIMITS)
-
-    def model_turn(self) -> None:
-        scheduler = self.service._scheduler
-        assert isinstance(scheduler, BatchScheduler)
-        if scheduler._busy:
-            self.handler.gate.set()
-            self.service._executor.submit(self.handler.gate.clear).result(10)
-            self.handler.entered.clear()
-
-    def settle_model(self) -> None:
-        self.loop.settle()
-        scheduler = self.service._scheduler
-        assert isinstance(scheduler, BatchScheduler)
-        if self.service._load_began and not scheduler._open and not self.draining:
-            self.service._executor.submit(lambda: None).result(10)
-            self.loop.settle()
-        if scheduler._busy:
-            assert self.handler.entered.wait(10)
-
-    def release_model(self) -> None:
-        self.handler.gate.set()
+    def make_handler(self) -> TurnedUpper:
+        return TurnedUpper()
 
 
 class StepMachine(JobMachine):
     """Over rows that join and leave between steps."""
 
-    def build(self) -> Service:
-        self.handler = Counting(free_running=False)
-        return make_service(self.handler, shared=make_shared(DirectExecutor()), **LIMITS)
+    def make_handler(self) -> Counting:
+        return Counting(free_running=False)
 
-    def model_turn(self) -> None:
-        if self.driving():
-            self.handler.waiting.clear()
-            self.handler.turn.release()
-
-    def settle_model(self) -> None:
-        for _ in range(3):
-            self.loop.settle()
-            if self.driving():
-                self.await_rest()
-
-    def driving(self) -> bool:
-        scheduler = self.service._scheduler
+    def nothing_left(self) -> bool:
+        scheduler, handler = self.service._scheduler, self.handler
         assert isinstance(scheduler, StepScheduler)
-        return scheduler._driving
-
-    def await_rest(self) -> None:
-        while self.driving() and not self.handler.waiting.wait(0.001):
-            pass
-
-    def release_model(self) -> None:
-        self.handler.free_running = True
-        self.handler.turn.release(1000)
-
-    def model_is_at_rest(self) -> None:
-        for _ in range(1000):
-            if not self.driving():
-                break
-            threading.Event().wait(0.001)
-        self.loop.settle()
-        scheduler = self.service._scheduler
-        assert isinstance(scheduler, StepScheduler)
-        assert not scheduler._rows
-        assert not self.handler.rows
+        assert isinstance(handler, Counting)
+        return not scheduler._rows and not handler.rows and not scheduler._driving
 
     @rule()
     def two_steps_later_no_ended_job_has_a_row(self) -> None:
+        assert isinstance(self.handler, Counting)
         ended = [task for task in list(self.handler.rows) if task.context.cancelled]
-        for _ in range(2):
-            self.model_turn()
-            self.settle_model()
+        self.work()
+        self.work()
         assert not set(ended) & set(self.handler.rows)
         assert len(self.handler.rows) <= LIMITS["max_batch_size"]
 
