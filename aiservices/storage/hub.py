@@ -1,0 +1,134 @@
+"""A repository of a model hub, through ``huggingface_hub``; blocking, so called in a thread.
+
+The hub's own cache is what keeps the files, in a folder of ours: it survives interrupted downloads, shares files
+between revisions and knows whether a snapshot is whole when there is no network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import attrs
+
+from aiservices.errors import ServiceError
+
+FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+"""What is fetched of a repository: weights as safetensors, and the small files that describe them."""
+
+NOT_FILES = ("*consolidated*", "original/*", "onnx/*", "openvino/*", "gguf/*")
+"""The same weights once more, in formats of other runtimes; Mistral's repositories would be twice their size."""
+
+_URI = re.compile(
+    r"^hf://(?P<repository>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?:\?(?P<query>[^?#]*))?$", re.ASCII
+)
+
+
+@attrs.frozen
+class HubModel:
+    """What an ``hf://organisation/name@revision?files=a,b`` names.
+
+    Attributes:
+        files: glob patterns of what is wanted; :data:`FILES` unless the URI names some.
+    """
+
+    uri: str
+    repository: str
+    revision: str = "main"
+    files: tuple[str, ...] = FILES
+
+    @property
+    def not_files(self) -> tuple[str, ...]:
+        """Patterns of what is left out: nothing that was asked for by name."""
+        return NOT_FILES if self.files == FILES else ()
+
+
+def parse(uri: str) -> HubModel:
+    """Read an ``hf://`` URI.
+
+    Raises:
+        ServiceError: it is none.
+    """
+    match = _URI.match(uri)
+    query = parse_qs(match["query"] or "") if match else {}
+    if match is None or query.keys() - {"files"}:
+        raise ServiceError(f"model {uri!r}: expected hf://organisation/name@revision, and ?files=a,b if not all of it")
+    files = tuple(part for value in query.get("files", []) for part in value.split(",") if part)
+    return HubModel(uri, match["repository"], match["revision"] or "main", files or FILES)
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Return the local folder of a repository's snapshot, whole; fetch what of it is not there.
+
+    Raises:
+        ServiceError: it cannot be had; says what to do.
+    """
+    model = parse(uri)
+    with _explained(model, folder):
+        return Path(str(_snapshot(model, folder)))
+
+
+def describe(uri: str, folder: Path) -> str:
+    """Say where it is, or how much would be downloaded.
+
+    Raises:
+        ServiceError: it is neither here nor to be had.
+    """
+    model = parse(uri)
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    with _explained(model, folder):
+        try:
+            return f"in {_snapshot(model, folder, local_files_only=True)}"
+        except (LocalEntryNotFoundError, IncompleteSnapshotError):
+            files = _snapshot(model, folder, dry_run=True)
+    missing = [file.file_size for file in files if file.will_download]
+    return f"to be downloaded: {len(missing)} files, {sum(missing) / 2**30:.1f} GiB"
+
+
+def _snapshot(model: HubModel, folder: Path, **how: Any) -> Any:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        model.repository,
+        revision=model.revision,
+        cache_dir=folder,
+        allow_patterns=list(model.files),
+        ignore_patterns=list(model.not_files),
+        **how,
+    )
+
+
+@contextmanager
+def _explained(model: HubModel, folder: Path) -> Iterator[None]:
+    """Turn the hub's errors into what an operator can do about them."""
+    try:
+        from huggingface_hub import errors
+    except ImportError:
+        raise ServiceError(
+            f"model {model.uri!r}: the package huggingface-hub is not installed (scripts/install)"
+        ) from None
+    try:
+        yield
+    except errors.GatedRepoError:
+        reason = "its licence has to be accepted on its page first; then set HF_TOKEN to a token of that account"
+    except errors.RepositoryNotFoundError:
+        reason = "the hub has no such repository, or it is private and HF_TOKEN holds no token that may read it"
+    except errors.RevisionNotFoundError:
+        reason = f"it has no revision {model.revision!r}"
+    except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.DryRunError):
+        reason = (
+            f"the model hub cannot be reached and {folder} does not hold all of it; run 'python -m aiservices pull'"
+            " where there is a network and copy that folder here, or name a local folder as the model"
+        )
+    except errors.HfHubHTTPError as error:
+        reason = f"the model hub answered {error.response.status_code}; try again later"
+    except OSError as error:
+        reason = f"it could not be written to {folder}: {error.strerror or error}"
+    else:
+        return
+    raise ServiceError(f"model {model.uri!r}: {reason}")

@@ -1,0 +1,39 @@
+"""Blocking work beside the event loop that nobody has to wait for at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function in a thread of its own.
+
+    The thread is a daemon: a process that is told to stop does not wait for the end of a download, as it would with
+    the threads of :func:`asyncio.to_thread`.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            _settle(lambda: future.set_exception(error))
+        else:
+            _settle(lambda: future.set_result(result))
+
+    threading.Thread(target=work, name=f"storage-{function.__name__}", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def _settle(settle: Callable[[], None]) -> None:
+    # Whoever waited was cancelled, or its loop is closed: the answer has no taker.
+    with contextlib.suppress(Exception):
+        settle()
