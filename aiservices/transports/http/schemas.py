@@ -58,7 +58,7 @@ def _job_schema(made: Json, shown: Any) -> Json:
             "executionTime": {**milliseconds, "description": "Time on the model, in milliseconds."},
             "workerId": {"type": "string"},
             "retries": {"type": "integer", "minimum": 1},
-            "queuePosition": {"type": "integer", "minimum": 0},
+            "queuePosition": {"type": "integer", "minimum": 1, "description": "1 is the next to be taken."},
             "reason": {"type": "string", "description": "Why the job waits."},
             "error": {"type": "string"},
             "output": {"anyOf": [made, ref("Progress"), ref("WarmedUp")]},

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 
 from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.handler import Handler
@@ -20,7 +20,7 @@ from aiservices.transports.http.lookup import REGISTRY
 H = TypeVar("H", bound=Handler[Any, Any, Any, Any])
 
 Client = TestClient[web.Request, web.Application]
-MakeClient = Callable[[web.Application], Awaitable[Client]]
+MakeClient = Callable[[web.Application | TestServer], Awaitable[Client]]
 """The type of pytest-aiohttp's ``aiohttp_client``."""
 
 
@@ -72,6 +72,15 @@ async def read(answer: ClientResponse, status: int = 200) -> dict[str, Any]:
     shown: dict[str, Any] = await answer.json()
     assert (answer.status, answer.content_type) == (status, "application/json"), shown
     return shown
+
+
+async def serve(app: web.Application, handler_cancellation: bool) -> TestServer:
+    """Run the application as a server does that cancels, or does not, the handlers of callers who hang up."""
+    server = TestServer(app)
+    await server.start_server()
+    assert isinstance(server.handler, web.Server)
+    server.handler.handler_cancellation = handler_cancellation
+    return server
 
 
 async def loaded(client: Client) -> None:

@@ -16,7 +16,7 @@ from aiservices.errors import InvalidInput
 from aiservices.transports.http import body
 from aiservices.transports.http.body import MAX_DEPTH, MAX_VALUES, decode_object, parse
 from tests.fakes import Upper
-from tests.transports.http.houses import MakeClient, handler_of, make_app, read, run
+from tests.transports.http.houses import MakeClient, handler_of, make_app, read, run, serve
 
 BAD_JSON: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "$: the body is empty; expected a JSON object"),
@@ -179,13 +179,16 @@ async def test_a_body_that_comes_too_slowly_is_given_up(
     assert (await read(answer, 408))["error"] == "the body did not come within 0.01 s"
 
 
-async def test_a_caller_who_hangs_up_in_the_middle_of_the_body_leaves_no_job(aiohttp_client: MakeClient) -> None:
-    client = await aiohttp_client(make_app(Upper))
+@pytest.mark.parametrize("handler_cancellation", [False, True])
+async def test_a_caller_who_hangs_up_in_the_middle_of_the_body_leaves_no_job(
+    aiohttp_client: MakeClient, handler_cancellation: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await aiohttp_client(await serve(make_app(Upper), handler_cancellation))
     _, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(b'POST /v2/upper/run HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"text": "mug"')
     await writer.drain()
     writer.close()
     await writer.wait_closed()
-    await run(client, "upper", text="cup")
     await read(await client.post("/v2/upper/runsync", json={"text": "cup"}))
+    assert not caplog.records
     assert {text for batch in handler_of(client, Upper).batches for text in batch} == {"cup"}

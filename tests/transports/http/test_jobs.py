@@ -13,7 +13,7 @@ from aiservices.config import ServerConfig
 from aiservices.transports.http import jobs, lookup
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Counting, Gated, Unloadable, Upper
-from tests.transports.http.houses import MakeClient, ended, handler_of, make_app, read, run, wait_until
+from tests.transports.http.houses import MakeClient, ended, handler_of, make_app, read, run, serve, wait_until
 
 MOUNTS = ("/v2/upper", "/upper", "/upper/api/v1", "/api/v1")
 
@@ -61,8 +61,11 @@ async def test_runsync_answers_in_time_while_the_job_goes_on(
     assert (await ended(client, "gated", shown["id"]))["output"] == {"text": "MUG"}
 
 
-async def test_a_caller_who_hangs_up_does_not_end_the_job(aiohttp_client: MakeClient) -> None:
-    client = await aiohttp_client(make_app(Gated))
+@pytest.mark.parametrize("handler_cancellation", [False, True])
+async def test_a_caller_who_hangs_up_does_not_end_the_job(
+    aiohttp_client: MakeClient, handler_cancellation: bool
+) -> None:
+    client = await aiohttp_client(await serve(make_app(Gated), handler_cancellation))
     request: dict[str, Any] = {"json": {"input": {"text": "mug"}}, "headers": {"Idempotency-Key": "the one"}}
     caller = asyncio.create_task(client.post("/v2/gated/runsync", **request))
     await wait_until(handler_of(client, Gated).entered)
@@ -320,11 +323,12 @@ async def test_a_quiet_event_stream_sends_heartbeats(
     assert b"event: status" in await answer.content.read()
 
 
+@pytest.mark.parametrize("handler_cancellation", [False, True])
 async def test_a_reader_of_events_who_hangs_up_does_not_end_the_job(
-    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch, handler_cancellation: bool
 ) -> None:
     monkeypatch.setattr("aiservices.transports.http.stream.HEARTBEAT_S", 0.01)
-    client = await aiohttp_client(make_app(Gated))
+    client = await aiohttp_client(await serve(make_app(Gated), handler_cancellation))
     job_id = await run(client, "gated", text="mug")
     answer = await client.get(f"/v2/gated/stream/{job_id}", headers={"Accept": "text/event-stream"})
     answer.close()

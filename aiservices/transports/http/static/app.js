@@ -54,8 +54,8 @@ function showServices(names) {
     button.setAttribute("aria-current", String(name === current));
     return make("li", {}, button);
   });
-  const text = buttons.map((button) => button.textContent).join();
-  if (byId("services").textContent !== text.replaceAll(",", "")) keepFocus(() => byId("services").replaceChildren(...buttons));
+  const text = buttons.map((button) => button.textContent).join("");
+  if (byId("services").textContent !== text) keepFocus(() => byId("services").replaceChildren(...buttons));
   if (!current) choose(names.includes(location.hash.slice(1)) ? location.hash.slice(1) : names[0]);
   showNotice();
 }
@@ -70,15 +70,17 @@ function keepFocus(redraw) {
 function choose(name) {
   if (!(name in states) || name === current) return;
   current = name;
+  setRunning(null);
   for (const button of byId("services").querySelectorAll("button")) {
     button.setAttribute("aria-current", String(button.childNodes[1].textContent === name));
   }
-  const schema = resolve(schemas[`${name}.Run`].properties.input.anyOf[0].$ref);
+  const schema = inputSchema();
   byId("service-title").textContent = name;
   byId("service-about").textContent = schema.description ?? "";
   fields = buildFields(schema, resolve, showCurl);
   byId("fields").replaceChildren(...fields.filter((field) => field.required).map((field) => field.element));
   byId("optional").replaceChildren(...fields.filter((field) => !field.required).map((field) => field.element));
+  byId("more").firstChild.textContent = `More settings (${byId("optional").childElementCount})`;
   byId("more").hidden = fields.every((field) => field.required);
   clearResult();
   showCurl();
@@ -88,13 +90,16 @@ function choose(name) {
 function showNotice() {
   const { demo, state, reason } = states[current] ?? {};
   const notices = [];
-  if (demo) notices.push("Demo weights: a tiny model that comes with the package, to try the interface out. Its answers are no product.");
+  if (demo) notices.push("Demo weights: a tiny model that comes with the package, to try everything out. Its answers say nothing of what the full model can do.");
   if (state === "LOADING") notices.push(`Jobs wait in the queue: ${reason ?? "the model is being loaded"}.`);
   if (state === "FAILED") notices.push(reason ?? "The model is not available.");
   byId("notice").hidden = notices.length === 0;
   byId("notice").classList.toggle("bad", state === "FAILED");
   if (byId("notice").textContent !== notices.join(" ")) byId("notice").textContent = notices.join(" ");
 }
+
+const inputSchema = () => resolve(schemas[`${current}.Run`].properties.input.anyOf[0].$ref);
+const outputSchema = () => resolve(schemas[`${current}.Job`].properties.output.anyOf[0].$ref);
 
 /** The form's values; null, and the field marked, if one cannot be read. */
 function readForm() {
@@ -115,16 +120,16 @@ function readForm() {
 async function submit() {
   const input = readForm();
   if (!input || job) return;
+  const mine = { service: current, id: null };
+  setRunning(mine);
   clearResult();
-  setRunning({ service: current, id: null });
   try {
-    const accepted = await run(current, input);
-    setRunning({ service: current, id: accepted.id });
-    await follow(job);
+    mine.id = (await run(mine.service, input)).id;
+    if (job === mine) await follow(mine);
   } catch (error) {
-    showError(error);
+    if (job === mine) showError(error);
   } finally {
-    setRunning(null);
+    if (job === mine) setRunning(null);
   }
 }
 
@@ -134,19 +139,20 @@ function setRunning(running) {
   byId("cancel").hidden = !running?.id;
 }
 
-/** Poll the status, and read the stream beside it, until the job has ended. */
+/** Poll the status, and read the stream beside it, until the job has ended or another service was chosen. */
 async function follow(followed) {
+  setRunning(followed);
   const stop = new AbortController();
   let woken;
   const streaming = events(followed.service, followed.id, (name, data) => {
-    if (name === "output") showChunk(data);
-    else woken?.();
+    if (name === "status") woken?.();
+    else if (job === followed) showChunk(data);
   }, stop.signal).catch(() => {});
-  for (;;) {
+  for (let ended = false; !ended && job === followed;) {
     const shown = await status(followed.service, followed.id);
-    showJob(shown);
-    if (shown.status in ENDED) break;
-    await Promise.race([pause(POLL_MS), new Promise((wake) => { woken = wake; })]);
+    if (job === followed) showJob(shown);
+    ended = shown.status in ENDED;
+    if (!ended) await Promise.race([pause(POLL_MS), new Promise((wake) => { woken = wake; })]);
   }
   await Promise.race([streaming, pause(POLL_MS)]);
   stop.abort();
@@ -164,13 +170,15 @@ function showJob(shown) {
   else byId("progress").value = fraction;
   if (!ended) return;
   if (shown.error) showProblem(shown.error);
-  showOutput(byId("output"), shown.output);
+  // What was streamed is in the output too, as a rule.
+  if (shown.status === "COMPLETED") byId("streamed").open = false;
+  showOutput(byId("output"), shown.output, outputSchema());
   byId("raw").hidden = false;
   byId("raw").querySelector("pre").textContent = readable(shown);
 }
 
 function sentence({ status: state, queuePosition, reason, delayTime, executionTime }) {
-  if (state === "IN_QUEUE") return reason ? `Waiting: ${reason}.` : `Waiting in the queue${queuePosition ? `, ${queuePosition} ahead` : ""}.`;
+  if (state === "IN_QUEUE") return reason ? `Waiting: ${reason}.` : `Waiting in the queue, place ${queuePosition ?? "unknown"}.`;
   if (state === "IN_PROGRESS") return "Running …";
   return `${seconds(executionTime)} on the model after ${seconds(delayTime)} in the queue.`;
 }
@@ -183,7 +191,7 @@ function say(text) {
 }
 
 function showChunk(chunk) {
-  byId("stream").hidden = false;
+  if (byId("streamed").hidden) Object.assign(byId("streamed"), { hidden: false, open: true });
   byId("stream").append(typeof chunk === "string" ? chunk : `${JSON.stringify(chunk)}\n`);
   byId("stream").scrollTop = byId("stream").scrollHeight;
 }
@@ -213,9 +221,9 @@ function showProblem(text) {
 
 function clearResult() {
   for (const field of fields) field.fail("");
-  for (const id of ["badge", "progress", "error", "stream", "raw"]) byId(id).hidden = true;
+  for (const id of ["badge", "progress", "error", "streamed", "raw"]) byId(id).hidden = true;
   byId("stream").textContent = "";
-  showOutput(byId("output"), undefined);
+  showOutput(byId("output"));
   say(job ? "Sending …" : "Nothing has run yet.");
 }
 
@@ -225,7 +233,7 @@ function curlLine(quoteLong) {
     input = Object.fromEntries(fields.map((field) => [field.name, field.read()]).filter(([, value]) => value !== undefined));
   } catch { /* half-typed JSON: the line follows once it is whole */ }
   const body = quoteLong ? JSON.stringify({ input }) : readable({ input });
-  const key = apiKey.get() ? ' \\\n  -H "Authorization: Bearer $AISERVICES_KEY"' : "";
+  const key = apiKey.get() ? ' \\\n  -H "Authorization: Bearer $API_KEY"' : "";
   const url = `${location.origin}${base(current)}/runsync`;
   return `curl -sS ${url}${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${body.replaceAll("'", "'\\''")}'`;
 }

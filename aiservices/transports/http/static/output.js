@@ -4,16 +4,22 @@ import { make } from "./dom.js";
 
 const LONG = 400;
 
-/** Replace what `place` shows by this output. */
-export function showOutput(place, output) {
+/** Replace what `place` shows by this output, its fields in the schema's order. */
+export function showOutput(place, output, schema = {}) {
   for (const audio of place.querySelectorAll("audio")) URL.revokeObjectURL(audio.src);
   if (output === undefined) return place.replaceChildren();
-  const { audio, ...rest } = isSpeech(output) ? output : { ...wrap(output) };
-  place.replaceChildren(...(audio ? player(audio, output) : []), table(rest));
+  const fields = inOrder(isObject(output) ? output : { output }, schema);
+  if (!isSpeech(fields)) return place.replaceChildren(table(fields));
+  const { audio, ...rest } = fields;
+  place.replaceChildren(...player(audio, rest), table(rest));
+}
+
+function inOrder(fields, schema) {
+  const names = Object.keys(schema.properties ?? {}).filter((name) => name in fields);
+  return { ...Object.fromEntries(names.map((name) => [name, fields[name]])), ...fields };
 }
 
 const isSpeech = (output) => typeof output?.audio === "string" && typeof output?.media_type === "string";
-const wrap = (output) => (isObject(output) ? output : { output });
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 function player(audio, { media_type: type, format }) {
@@ -26,10 +32,12 @@ function player(audio, { media_type: type, format }) {
 function table(object) {
   const rows = Object.entries(object).flatMap(([name, value]) => [
     make("dt", {}, name.replaceAll("_", " ")),
-    make("dd", {}, shown(value)),
+    make("dd", isLong(value) ? { className: "long", tabIndex: 0 } : {}, shown(value)),
   ]);
   return make("dl", {}, ...rows);
 }
+
+const isLong = (value) => typeof value === "string" && value.length > 2 * LONG;
 
 function shown(value) {
   if (Array.isArray(value) && value.every((item) => typeof item !== "object")) {
