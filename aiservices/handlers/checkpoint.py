@@ -48,7 +48,7 @@ def load_checkpoint(
     with import_lock:
         import transformers
         from transformers import AutoConfig, AutoTokenizer
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
         auto_class: Any = getattr(transformers, _auto_class(config.model_type, auto_classes))

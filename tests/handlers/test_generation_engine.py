@@ -195,7 +195,8 @@ def poisoned(folder: Path) -> Any:
 
     checkpoint = load_checkpoint(folder, "cpu", GenerationOptions(), MISTRAL)
     with torch.no_grad():
-        checkpoint.model.get_input_embeddings().weight[POISON] = float("nan")  # type: ignore[index]
+        model: Any = checkpoint.model
+        model.get_input_embeddings().weight[POISON] = float("nan")
     return make_engine(checkpoint)
 
 

@@ -124,7 +124,8 @@ def _chat(tokenizer: Tokenizer) -> Any:
     from aiservices.handlers.chat import Chat
 
     template = "{% for message in messages %}[INST]{{ message.content }}[/INST]{% endfor %}"
-    return Chat(PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template))
+    fast: Any = PreTrainedTokenizerFast
+    return Chat(fast(tokenizer_object=tokenizer, chat_template=template))
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -277,7 +278,7 @@ def test_rows_join_and_leave_without_touching_the_others() -> None:
     prefilled = _prefilled([3, 1, 2], 1000)
     from aiservices.handlers.slot_cache import SlotCache
 
-    cache = SlotCache("cpu")
+    cache: Any = SlotCache("cpu")
     with torch.inference_mode():
         cache.join(prefilled, [0, 2], [3, 2])
         cache.join(_prefilled([4], 5000), [0], [4])
@@ -307,7 +308,7 @@ def test_slots_grow_in_length_and_number_and_shrink_again() -> None:
     prefilled = _prefilled([300], 0)
     from aiservices.handlers.slot_cache import SlotCache
 
-    cache = SlotCache("cpu")
+    cache: Any = SlotCache("cpu")
     with torch.inference_mode():
         cache.join(_prefilled([5], 0), [0], [5])
         assert cache.layers[0].keys.shape == (1, 2, 64, 4)
@@ -327,7 +328,7 @@ def test_a_poisoned_slot_is_wiped() -> None:
     prefilled = _prefilled([4, 2], float("nan"))
     from aiservices.handlers.slot_cache import SlotCache
 
-    cache = SlotCache("cpu")
+    cache: Any = SlotCache("cpu")
     with torch.inference_mode():
         cache.join(_prefilled([2], 0), [0], [2])
         cache.join(prefilled, [0, 1], [4, 2])

@@ -14,6 +14,7 @@ from aiservices.handler import MediaKind, Task
 T = TypeVar("T")
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
 @attrs.define(eq=False)
@@ -42,12 +43,12 @@ class FakeContext:
         return await asyncio.to_thread(function, *args, **kwargs)
 
 
-class Stepping(Protocol[ResultT]):
+class Stepping(Protocol[ResultT_co]):
     """A handler or an engine that works in steps."""
 
     def admit(self, tasks: Sequence[Task[Any]]) -> None: ...
 
-    def step(self) -> Sequence[tuple[Task[Any], ResultT | Exception]]: ...
+    def step(self) -> Sequence[tuple[Task[Any], ResultT_co | Exception]]: ...
 
 
 def tasks_for(items: Sequence[Any]) -> list[Task[Any]]:

@@ -143,7 +143,7 @@ def write_qwen(folder: Path, kind: QwenKind, *, seed: int = 0, **changes: Any) -
         "qwen3_vl": (transformers.Qwen3VLConfig, transformers.Qwen3VLForConditionalGeneration),
     }[kind]
     tokenizer = byte_tokenizer(QWEN_TOKENS)
-    ids = {token: tokenizer.token_to_id(token) for token in QWEN_TOKENS}
+    ids = {token: place for place, token in enumerate(QWEN_TOKENS)}
     config = config_class(
         text_config={**_text_config(kind, tokenizer.get_vocab_size(), ids["<|im_end|>"]), **changes},
         vision_config=_vision_config(kind),
@@ -189,7 +189,13 @@ def _text_config(kind: QwenKind, tokens: int, eos: int) -> dict[str, Any]:
 
 
 def _vision_config(kind: QwenKind) -> dict[str, Any]:
-    shared = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    shared: dict[str, Any] = {
+        "depth": 2,
+        "num_heads": 2,
+        "patch_size": 8,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     shared["initializer_range"] = 0.3
     if kind == "qwen2_vl":
         return {**shared, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
