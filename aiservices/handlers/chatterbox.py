@@ -57,7 +57,8 @@ _FILES = ("ve.safetensors", "t3_cfg.safetensors", "s3gen.safetensors", "tokenize
 _AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 _SPEECH_TOKENS = 6561  # ids from here on are marks, not sound
 _TOKEN_FRAMES = 960  # 40 ms at 24 kHz
-_TOKENS_A_CHAR = (0.4, 6.0)  # usual is 1.7: English is said at some 15 characters, and 25 tokens, a second
+_TOKENS_A_CHAR = (0.4, 12.0)  # usual is 1.7, at some 15 characters and 25 tokens a second; numbers take up to 8
+_SURELY_PLAUSIBLE = 100  # tokens, 4 s: no text is too short for that
 _ATTEMPTS = 2
 _UNKNOWN_SHARE = 0.3
 _MARKS = re.compile(r"\[(?:START|STOP|UNK|SPACE|PAD|SEP|CLS|MASK)\]")
@@ -183,9 +184,8 @@ class ChatterboxTextToSpeech(TextToSpeechHandler):
             parts.append(sound)
             notes += [note] if note and note not in notes else []
             task.context.progress(number / len(pieces))
-        return Speech(
-            _joined(parts, self._model.sr), self._model.sr, name, "chatterbox", wanted.format, notes, wanted.speed
-        )
+        rate = self._model.sr
+        return Speech(_joined(parts, rate), rate, name, "chatterbox", wanted.format, notes, wanted.speed)
 
     def _voice(self, request: SpeechRequest) -> tuple[str, Any, list[str]]:
         """Name and conditionals of the voice, and what the caller has to know about the choice."""
@@ -229,9 +229,8 @@ class ChatterboxTextToSpeech(TextToSpeechHandler):
     def _say(self, piece: str, voice: Any, wanted: TextToSpeechInput) -> tuple[audio.Samples, str | None]:
         """Say one part; return the samples and, if it did not come out well, a note."""
         tokens, note = self._speech_tokens(piece, voice, wanted)
-        sound, _ = self._model.s3gen.inference(
-            speech_tokens=tokens, ref_dict=dict(voice.gen)
-        )  # it casts the dict in place
+        own = dict(voice.gen)  # a copy: the library casts what is in it in place
+        sound, _ = self._model.s3gen.inference(speech_tokens=tokens, ref_dict=own)
         samples: audio.Samples = sound.squeeze(0).float().cpu().numpy()
         return samples[: max(len(samples) - _TOKEN_FRAMES, _TOKEN_FRAMES)], note  # the last token is noise
 
@@ -250,7 +249,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler):
             tokens = made[made < _SPEECH_TOKENS]
             low, high = (rate * len(piece) for rate in _TOKENS_A_CHAR)
             ended = bool(made[-1] == self._model.t3.hp.stop_speech_token)
-            if ended and min(low, 25) <= len(tokens) <= max(high, 50):
+            if ended and low <= len(tokens) <= max(high, _SURELY_PLAUSIBLE):
                 return tokens, note
         if not len(tokens):
             raise JobFailed("the model made no sound for a part of the text")
@@ -265,7 +264,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler):
 
         hp, tokenizer = self._model.t3.hp, self._model.tokenizer
         ids = tokenizer.encode(self._library.punc_norm(piece))
-        unknown = ids.count(tokenizer.tokenizer.token_to_id("[UNK]")) / len(ids)
+        unknown = ids.count(tokenizer.tokenizer.token_to_id("[UNK]")) / max(1, len(ids))
         row = torch.tensor([hp.start_text_token, *ids, hp.stop_text_token], device=self._device)
         note = "many letters of the text are unknown to this model, which speaks English"
         return torch.stack([row, row]), note if unknown > _UNKNOWN_SHARE else None

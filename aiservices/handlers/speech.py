@@ -53,7 +53,9 @@ class TextToSpeechInput:
     text: Annotated[str, msgspec.Meta(min_length=1, max_length=5000, description="What to say: plain text, no markup.")]
     voice: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None,
-        msgspec.Meta(description="Name of a voice; the service's default voice if not given."),
+        msgspec.Meta(
+            description="Name of a voice, as english-us; a name that is unknown is answered with those there are."
+        ),
     ] = None
     audio_prompt_url: Annotated[
         Annotated[str, msgspec.Meta(min_length=1)] | None,

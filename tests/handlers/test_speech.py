@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -132,6 +134,14 @@ async def test_nothing_is_fetched_without_a_prompt() -> None:
     request = await Humming().preprocess(TextToSpeechInput(text="hi"), context)
     assert request.reference is None
     assert context.fetched == []
+
+
+def test_reading_the_contract_imports_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "soundfile", "transformers", "chatterbox", "librosa"}
+    modules = "aiservices.handlers.espeak, aiservices.handlers.chatterbox"
+    program = f"import sys, {modules}; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 # The reference clip
