@@ -347,7 +347,9 @@ class Scheduler(abc.ABC):
             attempt.finish(JobStatus.COMPLETED, output=output)
 
     def _encode(self, result: Any) -> bytes:
-        return msgspec.json.encode(self._handler.postprocess(result))
+        output = self._handler.postprocess(result)
+        # As a dict the fields keep the order of their class, which msgspec alone does not promise for attrs classes.
+        return msgspec.json.encode(attrs.asdict(output) if attrs.has(type(output)) else output)
 
     def _learn(self, error: Exception | None, rows: int) -> None:
         """Out of memory halves the rows that run together; each success lets one more in again."""
