@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
     from tokenizers import Tokenizer
 
+_PARALLEL_FROM = 16_384
+"""Tokens from which masks are worth several threads; below it, waking them takes longer than the masks."""
 _COMPACT: JsonCompileOptions = {
     "whitespace_flexible": False,
     "item_separator": ",",
@@ -181,8 +183,9 @@ class TokenMasks:
         if self._bits is None or len(self._bits) < len(matchers):
             self._bits = np.zeros((len(matchers), (self._vocabulary + 31) // 32), dtype=np.int32)
         row_bytes = self._bits.shape[1] * self._bits.itemsize
-        if len(matchers) == 1:
-            matchers[0].unsafe_compute_mask_ptr(self._bits.ctypes.data, row_bytes)
+        if len(matchers) == 1 or self._vocabulary < _PARALLEL_FROM:
+            for row, matcher in enumerate(matchers):
+                matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data + row * row_bytes, row_bytes)
             return
         if self._executor is None:
             self._executor = LLExecutor()

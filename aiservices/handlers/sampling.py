@@ -64,7 +64,8 @@ def choose_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int
     for row, sampler in enumerate(samplers):
         if sampler.seen is not None:
             _penalise(logits[row], sampler.seen, sampler.repetition_penalty)
-    best, tokens = logits.max(dim=-1)
+    tokens = logits.argmax(dim=-1)  # several times faster than max(), which gives both
+    best = logits.gather(-1, tokens[:, None])[:, 0]
     sampled = [row for row, sampler in enumerate(samplers) if sampler.temperature > 0]
     if len(sampled) == len(samplers):
         tokens = _sample(logits, samplers)

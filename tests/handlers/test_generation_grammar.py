@@ -150,12 +150,17 @@ def test_rows_of_one_grammar_do_not_know_each_other(view: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_masks_fall_on_constrained_rows_only(view: Any, rows: int) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"], ids=["numpy", "as on a GPU"])
+@pytest.mark.parametrize("parallel_from", [0, 10**6])
+def test_masks_fall_on_constrained_rows_only(
+    view: Any, rows: int, device: str, parallel_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiservices.handlers.grammar._PARALLEL_FROM", parallel_from)
     torch = pytest.importorskip("torch")
     from aiservices.handlers.grammar import TokenMasks
 
     grammar = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view)
-    masks = TokenMasks(view.vocab_size, "cpu")
+    masks = TokenMasks(view.vocab_size, device)
     runs = [(2 * row, grammar.start()) for row in range(rows)]
     logits = torch.zeros(2 * rows, view.vocab_size)
     masks.apply(logits, runs)
