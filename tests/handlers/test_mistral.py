@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[text]'")
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[text]'")
 
+import aiservices
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError, Unavailable
 from aiservices.handlers.generation import Generated, GenerationRequest, Usage
 from aiservices.handlers.mistral import (
@@ -226,3 +227,29 @@ def test_a_half_failed_load_can_be_undone(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="sliding window"):
         handler.load(write_mistral(tmp_path, sliding_window=32), "cpu", {})
     handler.unload()
+
+
+DEMO = Path(aiservices.__file__).parent / "demo" / "mistral"
+
+
+@pytest.mark.demo
+@pytest.mark.skipif(not (DEMO / "model.safetensors").exists(), reason="needs the package's demo weights")
+def test_the_demo_writes_sixteen_listings_at_once_as_it_writes_each_alone() -> None:
+    demo = GenerateDescription()
+    demo.load(DEMO, "cpu", {})
+    wares = [("red", "mug"), ("blue", "boot"), ("green", "hat"), ("white", "lamp")]
+    items = [
+        item(demo, image_description=f"A {size} {pattern} {colour} {ware} on a white background.")
+        for size, pattern in (("small", "plain"), ("large", "striped"), ("small", "dotted"), ("large", "checked"))
+        for colour, ware in wares
+    ]
+    engine = demo.loaded.engine
+    together = engine.generate(items)
+    assert [result.token_ids for result in together] == [engine.generate([one])[0].token_ids for one in items]
+    assert {result.finish_reason for result in together} == {"stop"}
+    listings = [demo.postprocess(result) for result in together]
+    assert [
+        ware in f"{listing.title} {listing.description}".lower()
+        for listing, (_, ware) in zip(listings, wares * 4, strict=True)
+    ].count(True) >= 12
+    demo.unload()

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="needs torch and transformers: pip install '
 
 from PIL import Image, ImageDraw
 
+import aiservices
 from aiservices.errors import ConfigError, FetchError, InvalidInput, ServiceError, Unavailable
 from aiservices.handlers.generation import Generated, GenerationRequest
 from aiservices.handlers.qwen import DEFAULT_PROMPT, DescribeImage, DescribeImageInput, build_messages
@@ -277,3 +278,22 @@ def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
     assert "sliding_attention" in json.dumps(json.loads((folder / "config.json").read_text()))
     with pytest.raises(ServiceError, match="sliding window"):
         DescribeImage().load(folder, "cpu", {})
+
+
+DEMO = Path(aiservices.__file__).parent / "demo" / "qwen2.5-vl"
+
+
+@pytest.mark.demo
+@pytest.mark.skipif(not (DEMO / "model.safetensors").exists(), reason="needs the package's demo weights")
+def test_the_demo_describes_sixteen_pictures_at_once_as_it_describes_each_alone() -> None:
+    demo = DescribeImage()
+    demo.load(DEMO, "cpu", {"max_new_tokens": 40})
+    requests = [item(demo, picture(n, (120 + 20 * n, 300 - 10 * n))) for n in range(16)]
+    engine = demo.loaded.engine
+    alone = [engine.generate([request])[0].token_ids for request in requests]
+    assert [result.token_ids for result in engine.generate(requests)] == alone
+    tasks = tasks_for(requests)
+    joins = {0: tasks[:4], 2: tasks[4:5], 5: tasks[5:]}
+    results = step_to_end(demo, tasks, before_step=lambda step: demo.admit(joins.get(step, [])))
+    assert tokens_of(results) == alone
+    demo.unload()
