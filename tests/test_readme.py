@@ -1,0 +1,112 @@
+"""The README's examples, run as they are written, and its settings compared with those there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import soundfile
+
+from aiservices.config import CONFIG_VARIABLE, ENVIRONMENT, ServiceConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ADDRESS = "http://127.0.0.1:8001"
+
+
+def block(mark: str) -> str:
+    """The fenced block after ``<!-- mark -->``."""
+    found = re.search(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found is not None, f"the README has no block marked {mark!r}"
+    return found[1]
+
+
+def shell(command: str, folder: Path, **variables: str) -> str:
+    """Run a block of the README as a reader would, in a folder, with our interpreter for the README's."""
+    command = command.replace(".venv/bin/python", sys.executable)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The default profile, served by a process of its own on a free port."""
+    pytest.importorskip("transformers", reason="needs the demo extra: scripts/install demo")
+    command = [sys.executable, "-m", "aiservices", "serve", "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+    yield address
+    process.terminate()
+    assert process.wait(60) == 0
+    process.stdout.close()
+
+
+def asked(server: str, mark: str, folder: Path = ROOT) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(shell(block(mark).replace(ADDRESS, server), folder))
+    assert answer["status"] == "COMPLETED", answer
+    return answer
+
+
+def shown(mark: str) -> Any:
+    return json.loads(block(mark))["output"]
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(180)
+def test_the_picture_is_described_as_the_readme_shows(server: str) -> None:
+    assert asked(server, "run: describe")["output"] == shown("shows: describe")
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(180)
+def test_the_listing_is_what_the_readme_shows(server: str) -> None:
+    output = asked(server, "run: listing")["output"]
+    assert output == shown("shows: listing")
+    assert shown("shows: describe")["description"] in block("run: listing")
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(180)
+def test_the_speech_is_a_playable_file_of_the_length_that_the_readme_tells(server: str, tmp_path: Path) -> None:
+    shell(block("run: speech").replace(ADDRESS, server), tmp_path)
+    told = re.search(r"`speech.wav` is ([\d.]+) seconds", README)
+    assert told is not None
+    info = soundfile.info(tmp_path / "speech.wav")
+    assert info.duration == pytest.approx(float(told[1]), abs=0.1)
+
+
+def test_a_service_of_ones_own_runs_as_written(tmp_path: Path) -> None:
+    (tmp_path / "my_shop.py").write_text(block("file: my_shop.py"))
+    settings = (ROOT / "services.toml").read_text() + block("file: services.toml")
+    (tmp_path / "services.toml").write_text(settings)
+    assert json.loads(shell(block("run: own"), tmp_path)) == json.loads(block("shows: own"))
+
+
+def test_the_settings_table_names_every_setting_of_a_service() -> None:
+    for field in attrs.fields(ServiceConfig):
+        assert f"`{field.name}`" in README or field.name == "name"
+
+
+def test_the_settings_table_names_every_variable() -> None:
+    for variable in [*ENVIRONMENT, CONFIG_VARIABLE]:
+        assert f"`{variable}`" in README
