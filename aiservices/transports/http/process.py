@@ -49,7 +49,9 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     """Tell whether every service takes jobs at once, and the state of each."""
     registry = request.app[REGISTRY]
     ready = is_ready(registry)
-    services = {name: _service_state(service) for name, service in registry.services.items()}
+    # A failure's reason may name a path or a bucket; where callers need keys, this path without one must not tell.
+    tell_all = not registry.config.server.api_keys
+    services = {name: _service_state(service, tell_all) for name, service in registry.services.items()}
     shown = {"ready": ready, "draining": registry.draining, "profile": registry.config.profile, "services": services}
     return json_response(shown, 200 if ready else 503)
 
@@ -125,7 +127,8 @@ def _takes_jobs(service: Service) -> bool:
     return service.state is ServiceState.READY or cold_on_purpose
 
 
-def _service_state(service: Service) -> dict[str, Any]:
-    # Not the model's name: it may be a path or a bucket, and this path needs no key.
+def _service_state(service: Service, tell_all: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {"state": service.state, "demo": service.config.model.startswith(PACKAGE_SCHEME)}
-    return shown if service.reason is None else {**shown, "reason": service.reason}
+    if service.reason is not None and (tell_all or service.state is ServiceState.LOADING):
+        shown["reason"] = service.reason
+    return shown

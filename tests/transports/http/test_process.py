@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -76,6 +77,16 @@ async def test_a_failed_model_is_not_ready_and_says_why(aiohttp_client: MakeClie
     assert "no such weights" in shown["services"]["unloadable"]["reason"]
     assert (await client.get("/ping")).status == 503
     assert (await client.get("/livez")).status == 200
+
+
+async def test_where_keys_are_needed_a_reason_that_may_hold_a_path_is_not_told_without_one(
+    aiohttp_client: MakeClient,
+) -> None:
+    client = await aiohttp_client(make_app(Unloadable, server=ServerConfig(grace_s=0.0, api_keys=("key",))))
+    async with asyncio.timeout(10):
+        while (shown := await read(await client.get("/readyz"), 503))["services"]["unloadable"]["state"] != "FAILED":
+            await asyncio.sleep(0)
+    assert "reason" not in shown["services"]["unloadable"]
 
 
 class Breaking(Upper):
