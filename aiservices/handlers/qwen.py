@@ -110,7 +110,7 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
 
     def postprocess(self, result: Generated) -> DescribeImageOutput:
         """Shape the output."""
-        return DescribeImageOutput(result.text.strip(), result.finish_reason, result.usage)
+        return DescribeImageOutput(result.text, result.finish_reason, result.usage)
 
     def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
         """Wrap the model for the engine."""
@@ -144,9 +144,10 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
         checkpoint = self.loaded.checkpoint
         prompt = checkpoint.chat.tame(request.prompt or "")
         token_ids, picture = self._reader.read(image, checkpoint.chat.encode(build_messages(prompt)))
+        longer = "$.image_url" if picture.tokens > len(token_ids) // 2 else "$.prompt"
         return GenerationRequest(
             token_ids=token_ids,
-            max_new_tokens=self.new_tokens(len(token_ids), request.max_new_tokens, "$.prompt"),
+            max_new_tokens=self.new_tokens(len(token_ids), request.max_new_tokens, longer),
             temperature=request.temperature or 0.0,
             top_p=request.top_p or 1.0,
             repetition_penalty=checkpoint.repetition_penalty,

@@ -112,6 +112,12 @@ def test_eager_attention_gives_the_same_tokens(folder: Path, alone: list[tuple[i
     assert tokens_of(make_engine(eager).generate(requests())) == alone
 
 
+def test_narrow_types_run_too(folder: Path) -> None:
+    for dtype in ("bfloat16", "float16"):
+        narrow = load_checkpoint(folder, "cpu", GenerationOptions(dtype=dtype), MISTRAL)
+        assert all(make_engine(narrow).generate(requests()[:4]))
+
+
 def test_a_long_prompt_does_not_stop_the_rows_that_run(checkpoint: Checkpoint) -> None:
     engine = make_engine(checkpoint, chunk_tokens=16)
     running, long = tasks_for(

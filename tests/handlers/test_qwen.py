@@ -167,7 +167,7 @@ def test_the_output_says_what_it_took(qwen: DescribeImage) -> None:
     (result,) = step_to_end(qwen, tasks)
     assert isinstance(result, Generated)
     output = qwen.postprocess(result)
-    assert output.description == result.text.strip()
+    assert output.description == result.text
     assert output.finish_reason in {"stop", "length"}
     assert output.usage.picture_tokens == 12  # patches of 8 pixels, merged two by two
     assert output.usage.prompt_tokens == len(request.token_ids)
@@ -237,6 +237,14 @@ def test_a_prompt_beyond_the_context_names_the_field(qwen: DescribeImage) -> Non
         item(qwen, picture(1), prompt="größe日" * 600)
     with pytest.raises(InvalidInput, match=r"\$\.max_new_tokens: at most \d+ fit"):
         item(qwen, picture(1), prompt="größe日" * 180, max_new_tokens=500)
+
+
+def test_a_picture_beyond_the_context_is_blamed_itself(tmp_path: Path) -> None:
+    handler = DescribeImage()
+    handler.load(write_qwen(tmp_path, "qwen2_vl", max_position_embeddings=100), "cpu", {})
+    with pytest.raises(InvalidInput, match=r"\$\.image_url: makes a prompt of \d+ tokens; the model takes at most 99"):
+        item(handler, picture(1, (400, 400)), prompt="?")
+    handler.unload()
 
 
 def test_a_row_without_a_picture_runs_beside_those_with_one(qwen: DescribeImage) -> None:
