@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 T = TypeVar("T")
@@ -23,17 +24,12 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
     def work() -> None:
         try:
-            result = function(*args, **kwargs)
+            settle = partial(future.set_result, function(*args, **kwargs))
         except BaseException as error:
-            _settle(lambda: future.set_exception(error))
-        else:
-            _settle(lambda: future.set_result(result))
+            settle = partial(future.set_exception, error)
+        # Whoever waited may have been cancelled meanwhile; then the answer has no taker.
+        with contextlib.suppress(InvalidStateError):
+            settle()
 
     threading.Thread(target=work, name=f"storage-{function.__name__}", daemon=True).start()
     return await asyncio.wrap_future(future)
-
-
-def _settle(settle: Callable[[], None]) -> None:
-    # Whoever waited was cancelled, or its loop is closed: the answer has no taker.
-    with contextlib.suppress(Exception):
-        settle()

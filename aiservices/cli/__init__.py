@@ -1,0 +1,126 @@
+"""The command line, ``python -m aiservices``: what each command takes; its work is in the module of its name.
+
+Nothing but the standard library is imported before a command runs, so every ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    FAILED = 1
+    """The job failed, the check found something, the address is taken."""
+    USAGE = 2
+    """The command line or the settings are wrong."""
+    BROKEN = 3
+    """A model's device is beyond repair in this process: start a new one."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+EPILOG = """\
+exit codes: 0 done; 1 it failed; 2 the command line or the settings are wrong;
+3 a model's device is beyond repair (start a new process); 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's own.
+
+    Returns:
+        One of :class:`Exit`.
+    """
+    options = parse(arguments)
+    command = importlib.import_module(f"aiservices.cli.{options.command}")
+    from aiservices.errors import ConfigError, InvalidInput, ServiceError, UnknownService
+
+    try:
+        return int(command.run(options, os.environ))
+    except (ConfigError, InvalidInput, UnknownService) as error:
+        complain(str(error))
+        return Exit.USAGE
+    except ServiceError as error:
+        complain(str(error))
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; leaves the process where it is wrong."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes the fields of "run" only in one piece, but options may well stand between them.
+    fields = [word for word in rest if options.command == "run" and "=" in word and not word.startswith("-")]
+    if unknown := [word for word in rest if word not in fields]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if fields:
+        options.fields.extend(fields)
+    return options
+
+
+def complain(text: str) -> None:
+    """Tell the person at the terminal what is wrong."""
+    print(f"aiservices: {text}", file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    parser = argparse.ArgumentParser(
+        prog="aiservices",
+        description="Serve AI models as jobs, or run one job here and now.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings (default: services.toml)")
+    common.add_argument("--profile", metavar="NAME", help="which profile of them (default: what they name)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    serve = add("serve", "Serve the profile's services over HTTP until told to stop.")
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", type=_port, help="0 takes any free one")
+    add("services", "List the services of the profile, and every profile.")
+    add("check", "Check settings, packages, models and memory without loading anything.")
+    add("pull", "Download the models of the profile, so that the first start finds them.")
+    _describe_run(add("run", "Run one job in this process and print its output as JSON."))
+    return parser
+
+
+def _describe_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("service", metavar="SERVICE", help="a service of the profile")
+    run.add_argument(
+        "fields",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="a field of the input; KEY=@FILE sends a file: as data: URL where KEY ends in _url, else as text",
+    )
+    run.add_argument("--output", type=Path, metavar="FILE", help="write the audio (else the JSON) to a file")
+    run.add_argument("-v", "--verbose", action="store_true", help="show the log")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return int(text)

@@ -1,0 +1,128 @@
+"""``check``: everything that can be known about a profile without loading a model."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Literal
+
+import attrs
+
+from aiservices.cli import Exit
+from aiservices.cli.packages import extra_of, packages_are_known, packages_of
+from aiservices.cli.settings import read_settings
+from aiservices.config import Config, ServerConfig, ServiceConfig
+from aiservices.errors import ServiceError
+from aiservices.registry import load_handler
+from aiservices.service import check_memory, resolve_device
+from aiservices.storage import ModelStore
+
+SOME_GIB = 0.001
+"""Asked for where no ``memory_gib`` is set, to see that the device is there at all."""
+
+Verdict = Literal["ok", "note", "WRONG"]
+
+
+@attrs.frozen
+class Finding:
+    """One line of the report."""
+
+    verdict: Verdict
+    topic: str
+    text: str
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
+    """Print the report; whether anything is wrong is the exit code."""
+    config = read_settings(options, environ)
+    wrong = asyncio.run(_report(config))
+    print(f"{wrong} thing{'s' * (wrong != 1)} wrong" if wrong else "all is well")
+    return Exit.FAILED if wrong else Exit.OK
+
+
+async def _report(config: Config) -> int:
+    print(f"profile {config.profile}: {', '.join(config.services)}")
+    wrong = 0
+    async for finding in _findings(config):
+        print(f"  {finding.verdict:<6}{finding.topic:<9} {finding.text}")
+        wrong += finding.verdict == "WRONG"
+    return wrong
+
+
+async def _findings(config: Config) -> AsyncIterator[Finding]:
+    store = ModelStore(config)
+    for service in config.services.values():
+        print(service.name)
+        yield _handler(service)
+        for finding in _packages(service):
+            yield finding
+        yield await _model(service, store)
+    print("process")
+    for finding in _memory(config):
+        yield finding
+    yield _access(config.server)
+
+
+def _handler(service: ServiceConfig) -> Finding:
+    try:
+        load_handler(service)
+    except ServiceError as error:
+        return Finding("WRONG", "handler", str(error))
+    return Finding("ok", "handler", service.handler)
+
+
+def _packages(service: ServiceConfig) -> Iterator[Finding]:
+    extras = [extra_of(service.handler), *(["s3"] if service.model.startswith("s3://") else [])]
+    if not packages_are_known():
+        yield Finding("note", "packages", "not known: aiservices itself is not installed here (scripts/install)")
+    for extra in extras:
+        packages = packages_of(extra)
+        unfit = [str(package) for package in packages if not package.fits]
+        if unfit:
+            yield Finding("WRONG", "packages", f"{', '.join(unfit)}; scripts/install brings them")
+        elif packages:
+            yield Finding("ok", "packages", ", ".join(map(str, packages)))
+
+
+async def _model(service: ServiceConfig, store: ModelStore) -> Finding:
+    if not service.model:
+        return Finding("ok", "model", "none needed")
+    try:
+        return Finding("ok", "model", f"{service.model} {await store.describe(service.model)}")
+    except ServiceError as error:
+        return Finding("WRONG", "model", str(error))
+
+
+def _memory(config: Config) -> Iterator[Finding]:
+    """Sum what the services ask for up by device, and compare it with what is free there now."""
+    sums: dict[str, float] = defaultdict(float)
+    for service in config.services.values():
+        sums[resolve_device(service.device)] += service.memory_gib
+    for device, gib in sums.items():
+        try:
+            check_memory(gib or SOME_GIB, device)
+        except ServiceError as error:
+            yield Finding("WRONG", "memory", f"all services together: {error}")
+        except Exception as error:  # whatever torch says where there is no such device
+            yield Finding("WRONG", "device", f"{device} cannot be used here: {error}")
+        else:
+            asked = f"the {gib:g} GiB that all services together ask for are free" if gib else "no memory_gib is set"
+            yield Finding("ok", "memory", f"{device}: {asked}")
+
+
+def _access(server: ServerConfig) -> Finding:
+    if server.api_keys:
+        return Finding("ok", "access", f"{len(server.api_keys)} API keys")
+    if _is_loopback(server.host):
+        return Finding("ok", "access", f"only from this machine ({server.host})")
+    return Finding("note", "access", f"whoever reaches {server.host}:{server.port} may call: no api_keys are set")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

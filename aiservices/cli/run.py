@@ -1,0 +1,109 @@
+"""``run``: one job through the same registry that serves, in this process, without a port."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import binascii
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import attrs
+import msgspec
+
+from aiservices.cli import Exit, complain
+from aiservices.cli.fields import read_fields
+from aiservices.cli.settings import read_settings
+from aiservices.config import Config
+from aiservices.errors import ServiceError, UnknownService
+from aiservices.job import Job, JobStatus
+from aiservices.logs import configure_logging
+from aiservices.registry import Registry
+from aiservices.service import JobRequest, Service
+
+LOOK_EVERY_S = 0.1
+BAR_WIDTH = 30
+SHOWN_CHARACTERS = 60
+"""Of a base64 text on a terminal; whoever pipes the output gets all of it."""
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
+    """Run the job, show how far it is on a terminal, print its output."""
+    config = read_settings(options, environ)
+    configure_logging("info" if options.verbose else "error", config.server.log_format)
+    job = asyncio.run(_run(_only(config, options.service), options, sys.stderr))
+    if job.status is not JobStatus.COMPLETED:
+        complain(f"{job.status}: {job.error or 'the job ended without a reason'}")
+        return Exit.FAILED
+    output = msgspec.json.decode(job.output or b"null")
+    if options.output:
+        output = _write(output, options.output)
+    elif sys.stdout.isatty():
+        output = _shortened(output)
+    print(msgspec.json.format(msgspec.json.encode(output), indent=2).decode())
+    return Exit.OK
+
+
+def _only(config: Config, name: str) -> Config:
+    """The same settings with one service, so that no other model is loaded."""
+    if name not in config.services:
+        raise UnknownService(name, list(config.services))
+    return attrs.evolve(config, services={name: config.services[name]})
+
+
+async def _run(config: Config, options: argparse.Namespace, terminal: TextIO) -> Job:
+    registry = Registry(config)
+    service = registry.get(options.service)
+    payload = read_fields(service.handler.Input, options.fields)
+    try:
+        await registry.start()
+        job = service.submit(JobRequest(input=payload))
+        try:
+            await _watch(service, job, terminal)
+        finally:
+            service.cancel(job.id)  # ends it where Ctrl-C ended the wait; a finished job stays as it is
+    finally:
+        await registry.close()
+    return job
+
+
+async def _watch(service: Service, job: Job, terminal: TextIO) -> None:
+    """Wait for the end; on a terminal, redraw one line meanwhile."""
+    shown = terminal.isatty()
+    while not job.ended:
+        await service.wait(job, LOOK_EVERY_S if shown else 3600.0)
+        if shown:
+            terminal.write(f"\r\x1b[K{'' if job.ended else progress_line(service, job)}")
+            terminal.flush()
+
+
+def progress_line(service: Service, job: Job) -> str:
+    """One line on how far the job is."""
+    if job.status is JobStatus.IN_QUEUE:
+        return service.reason or "waiting"
+    if job.progress is None:
+        return f"running for {job.execution_s:.0f} s"
+    filled = round(job.progress * BAR_WIDTH)
+    return f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {job.progress:4.0%}"
+
+
+def _write(output: Any, path: Path) -> Any:
+    """Write the audio of an output, else the output itself; return what is left to show."""
+    audio = output.get("audio") if isinstance(output, dict) else None
+    try:
+        content = base64.b64decode(audio, validate=True) if isinstance(audio, str) else None
+        path.write_bytes(msgspec.json.encode(output) if content is None else content)
+    except OSError as error:
+        raise ServiceError(f"{path}: cannot be written: {error.strerror}") from None
+    except binascii.Error:
+        raise ServiceError("the output's audio is not base64") from None
+    return {"written": str(path)} if content is None else {**output, "audio": str(path)}
+
+
+def _shortened(output: Any) -> Any:
+    if isinstance(output, dict) and isinstance(audio := output.get("audio"), str):
+        return {**output, "audio": f"{audio[:SHOWN_CHARACTERS]}… ({len(audio)} characters; --output FILE writes them)"}
+    return output

@@ -1,0 +1,151 @@
+"""``serve``: the HTTP transport over the profile's services, until a signal or a broken device ends it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+from aiohttp import web
+
+from aiservices import __version__
+from aiservices.cli import Exit
+from aiservices.cli.settings import read_settings
+from aiservices.config import Config
+from aiservices.errors import ServiceError
+from aiservices.logs import configure_logging, get_logger
+from aiservices.registry import Registry
+from aiservices.transports.http import create_app
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long open connections may go on once every job has ended."""
+
+Say = Callable[[str], None]
+Leave = Callable[[int], None]
+
+log = get_logger(__name__)
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
+    """Serve until told to stop."""
+    config = read_settings(options, environ)
+    configure_logging(config.server.log_level, config.server.log_format)
+    return asyncio.run(serve(config, say=lambda line: print(line, flush=True)))
+
+
+async def serve(config: Config, *, say: Say, leave: Leave | None = None) -> Exit:
+    """Serve until SIGTERM, SIGINT or a broken device.
+
+    The first signal drains: new jobs are refused, running ones may end within ``grace_s``, and callers can poll
+    meanwhile. The second leaves at once.
+
+    Args:
+        config: all settings.
+        say: prints one line; every URL has its own.
+        leave: ends the process at once; stands in for :func:`os._exit` in tests.
+
+    Raises:
+        ConfigError: a handler cannot be imported.
+        ServiceError: the address cannot be listened on.
+    """
+    sockets = bind(config.server.host, config.server.port)
+    registry = Registry(config)
+    # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
+    runner = web.AppRunner(
+        create_app(registry), handler_cancellation=False, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
+    )
+    stop = _Stop(leave or _leave)
+    await runner.setup()
+    try:
+        for each in sockets:
+            await web.SockSite(runner, each).start()
+        for line in _greeting(config, sockets[0].getsockname()[1]):
+            say(line)
+        await _first(stop.asked, registry.broken_event)
+        stop.asked.set()  # from here on a signal is the second one
+        log.info("server.draining", broken=registry.broken, grace_s=config.server.grace_s)
+        await registry.drain(config.server.grace_s)
+    finally:
+        await runner.cleanup()
+        stop.close()
+    return Exit.BROKEN if registry.broken else Exit.OK
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Reserve the address before anything is loaded; connections are refused until the server listens.
+
+    Raises:
+        ServiceError: the address is taken, or not ours.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            sockets.append(bound := socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # 0.0.0.0 has a socket of its own
+            bound.bind(address)
+            if port == 0:
+                break  # the next family would get another free port
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        hint = "; stop what listens there or choose another with --port" if "in use" in str(error) else ""
+        raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
+    return sockets
+
+
+def _greeting(config: Config, port: int) -> Iterator[str]:
+    host = config.server.host
+    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    yield f"aiservices {__version__}, profile {config.profile}; models are loading, Ctrl-C stops"
+    yield f"  {url}/    try the services in a browser"
+    yield f"  {url}/openapi.json"
+    for name in config.services:
+        yield f"  {url}/{name}/api/v1/run"
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait for any of these."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+class _Stop:
+    """The two signals: the first asks, the second leaves."""
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, leave: Leave) -> None:
+        self.asked = asyncio.Event()
+        self._leave = leave
+        self._loop = asyncio.get_running_loop()
+        for number in self.signals:
+            self._loop.add_signal_handler(number, self._on_signal, number)
+
+    def close(self) -> None:
+        """Take the handlers away again."""
+        for number in self.signals:
+            self._loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.asked.is_set():
+            log.warning("server.left_at_once", signal=number.name)
+            self._leave(128 + number)
+        self.asked.set()
+
+
+def _leave(code: int) -> None:
+    logging.shutdown()  # writes what is still in the queue
+    os._exit(code)

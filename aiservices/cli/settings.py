@@ -1,0 +1,31 @@
+"""What the commands share: the settings with the command line over them, and columns of text."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import attrs
+
+from aiservices.config import Config, load_config
+
+
+def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+    """Load the settings that the command line names.
+
+    Raises:
+        ConfigError: something in them is wrong.
+    """
+    config = load_config(options.config, environ, options.profile)
+    given = {key: getattr(options, key, None) for key in ("host", "port")}
+    server = attrs.evolve(config.server, **{key: value for key, value in given.items() if value is not None})
+    return attrs.evolve(config, server=server)
+
+
+def columns(rows: Iterable[Sequence[str]], indent: str = "") -> Iterator[str]:
+    """Lay rows of equal length out in columns as wide as their widest cell."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield (indent + "  ".join(cells)).rstrip()
