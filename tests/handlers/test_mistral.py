@@ -38,7 +38,8 @@ NO_USAGE = Usage(0, 0)
 @pytest.fixture(scope="module", params=["bytes", "metaspace"])
 def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GenerateDescription]:
     handler = GenerateDescription()
-    handler.load(write_mistral(tmp_path_factory.mktemp(request.param), request.param), "cpu", {})
+    folder = write_mistral(tmp_path_factory.mktemp(request.param), request.param)
+    handler.load(folder, "cpu", {"max_new_tokens": 220})  # random weights ramble on for as long as they may
     yield handler
     handler.unload()
 
@@ -72,9 +73,9 @@ def test_random_weights_at_high_temperature_always_write_a_valid_listing(handler
             categories=categories if seed % 2 else None,
             temperature=1.5,
             seed=seed,
-            max_new_tokens=None if seed % 3 else 200 + 5 * seed,
+            max_new_tokens=None if seed % 3 else 170 + 2 * seed,
         )
-        for seed in range(32)
+        for seed in range(24)
     ]
     for request, output in zip(items, outputs(handler, items), strict=True):
         listing = {field.name: getattr(output, field.name) for field in attrs.fields(Listing)}

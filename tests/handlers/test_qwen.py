@@ -81,7 +81,7 @@ def test_greedy_tokens_are_those_of_transformers_generate(handler: DescribeImage
     import torch
 
     model: Any = handler.loaded.checkpoint.model
-    requests = items(handler)[:8]
+    requests = items(handler, 6)
     expected = []
     for request in requests:
         assert request.picture is not None
@@ -131,7 +131,7 @@ def test_rows_that_join_late_and_see_others_leave_keep_their_tokens(handler: Des
 
 
 def test_prompts_with_pictures_may_be_read_in_pieces(handler: DescribeImage) -> None:
-    requests = items(handler)
+    requests = items(handler, 5)
     engine: Any = handler.loaded.engine
     alone = tokens_alone(handler, requests)
     engine._chunk_tokens = 16
