@@ -26,6 +26,7 @@ class Checkpoint:
     stop_ids: frozenset[int]
     """Tokens that end an answer."""
     repetition_penalty: float
+    """What its own generation_config asks for; 1 is none."""
 
 
 def load_checkpoint(
@@ -70,7 +71,7 @@ def load_checkpoint(
         model=model,
         chat=Chat(tokenizer),
         stop_ids=_stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id),
-        repetition_penalty=options.repetition_penalty or model.generation_config.repetition_penalty or 1.0,
+        repetition_penalty=model.generation_config.repetition_penalty or 1.0,
     )
 
 

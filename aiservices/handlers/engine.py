@@ -51,6 +51,8 @@ class Row:
     """Whether its prompt is read by itself, because reading it in company failed."""
     gone: bool = False
     """Whether it was evicted while its prompt was read."""
+    failure: Exception | None = None
+    """What to fail with at its next token."""
 
     @property
     def request(self) -> GenerationRequest:
@@ -268,7 +270,10 @@ class GenerationEngine:
     def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
         runs = [(index, row.run) for index, row in enumerate(rows) if row.run is not None]
         for index, run in runs:
-            run.watch(rows[index].request.max_new_tokens - len(rows[index].tokens))
+            try:
+                run.watch(rows[index].request.max_new_tokens - len(rows[index].tokens))
+            except Exception as error:
+                rows[index].failure = error
         self._masks.apply(logits, [(index, run) for index, run in runs if not run.forced])
         tokens = choose_tokens(logits, [row.sampler for row in rows])
         for index, run in runs:
@@ -285,6 +290,8 @@ class GenerationEngine:
             return False
 
     def _advance(self, row: Row, token: int, now_s: float) -> bool:
+        if row.failure is not None:
+            raise row.failure
         if token == NO_TOKEN:
             raise JobFailed("the model's output was not a number; it may be damaged or of too narrow a type")
         row.tokens.append(token)

@@ -63,8 +63,6 @@ class GenerationOptions:
     """Prompt tokens read in one step: more finish prompts sooner, fewer let running rows wait less."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Which attention of transformers runs."""
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    """Above 1, tokens seen before become less likely; None takes the checkpoint's own value."""
 
 
 @attrs.frozen(eq=False)

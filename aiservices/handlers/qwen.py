@@ -85,6 +85,8 @@ class DescribeImageOptions(GenerationOptions):
     """Larger pictures are made smaller until they take so many tokens; never more than the checkpoint's own limit."""
     max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
     """Pictures with more pixels are refused before they are decoded."""
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    """Above 1, tokens seen before become less likely; None takes the checkpoint's own value."""
 
 
 class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
@@ -150,7 +152,7 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
             max_new_tokens=self.new_tokens(len(token_ids), request.max_new_tokens, longer),
             temperature=request.temperature or 0.0,
             top_p=request.top_p or 1.0,
-            repetition_penalty=checkpoint.repetition_penalty,
+            repetition_penalty=self.options.repetition_penalty or checkpoint.repetition_penalty,
             seed=request.seed,
             picture=picture,
         )

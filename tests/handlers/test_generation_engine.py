@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 import attrs
 import pytest
 
-pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[text]'")
+pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 
 from aiservices.errors import JobFailed, OutOfMemory, ServiceError
 from aiservices.handler import Task
 from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
 from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest
+from aiservices.handlers.grammar import Grammar, read_tokenizer
+from aiservices.handlers.mistral import build_schema
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
-from tests.handlers.tiny_models import write_mistral
+from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
 
 MISTRAL = {"mistral": "AutoModelForCausalLM"}
 POISON = 300
@@ -247,41 +250,43 @@ def test_a_row_that_breaks_in_mid_generation_leaves_nothing_behind(engine: Any, 
 
 
 class _Refusing:
-    """A grammar whose every row fails, to start with or at its third token."""
+    """A grammar whose every row fails: to start with, at its third token, or when it looks at its budget."""
 
-    def __init__(self, at_start: bool) -> None:
-        self.at_start = at_start
-        self.forced: list[int] = []
-        self.complete = False
+    complete = False
+
+    def __init__(self, fails_at: str) -> None:
+        self.fails_at = fails_at
+        self.forced: collections.deque[int] = collections.deque()
         self.taken = 0
+        tokenizer = byte_tokenizer(MISTRAL_TOKENS)
+        self.matcher = Grammar.compile(build_schema(["x"]), read_tokenizer(tokenizer, 425, [2])).matcher
 
     def start(self) -> _Refusing:
-        if self.at_start:
+        if self.fails_at == "start":
             raise ValueError("no such grammar")
         return self
 
     def watch(self, remaining_tokens: int) -> None:
-        self.forced = [7]
+        if self.fails_at == "watch":
+            raise ValueError("no idea how much is left")
+        self.forced.append(7)
 
     def advance(self, token: int) -> None:
         self.taken += 1
         if self.taken == 3:
-            raise JobFailed("left its grammar")
+            raise ValueError("left its grammar")
 
     def to_bytes(self, tokens: Sequence[int]) -> bytes:
         return b"x" * len(tokens)
 
 
-@pytest.mark.parametrize("at_start", [True, False])
-def test_a_row_whose_grammar_raises_fails_alone(engine: Any, alone: list[tuple[int, ...]], at_start: bool) -> None:
-    import collections
-
-    grammar: Any = _Refusing(at_start)
-    grammar.watch = lambda remaining: setattr(grammar, "forced", collections.deque([7]))
+@pytest.mark.parametrize("fails_at", ["start", "advance", "watch"])
+def test_a_row_whose_grammar_raises_fails_alone(engine: Any, alone: list[tuple[int, ...]], fails_at: str) -> None:
+    grammar: Any = _Refusing(fails_at)
     tasks = tasks_for([*requests()[:3], attrs.evolve(requests()[3], grammar=grammar)])
     engine.admit(tasks)
     results = step_to_end(engine, tasks)
-    assert isinstance(results[3], ValueError if at_start else JobFailed)
+    assert isinstance(results[3], ValueError)
     assert tokens_of(results[:3]) == alone[:3]
 
 

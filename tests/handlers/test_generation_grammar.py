@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[text]'")
+pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 
 from aiservices.errors import JobFailed, ServiceError
 from aiservices.handlers.grammar import Grammar, read_tokenizer

@@ -12,8 +12,8 @@ import attrs
 import msgspec
 import pytest
 
-pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[text]'")
-pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[text]'")
+pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[mistral]'")
+pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 
 import aiservices
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError, Unavailable

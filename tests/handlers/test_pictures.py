@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("PIL", reason="needs Pillow: pip install 'aiservices[text]'")
+pytest.importorskip("PIL", reason="needs Pillow: pip install 'aiservices[qwen]'")
 
 import numpy as np
 from PIL import Image, ImageCms, features

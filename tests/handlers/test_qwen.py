@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[text]'")
+pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 
 from PIL import Image, ImageDraw
 
@@ -158,6 +158,17 @@ def test_a_picture_that_breaks_the_vision_tower_fails_alone(handler: DescribeIma
 def test_seeds_repeat_a_sampled_description(qwen: DescribeImage) -> None:
     requests = [item(qwen, picture(n), temperature=1.2, top_p=0.9, seed=n, max_new_tokens=15) for n in range(5)]
     assert [result.token_ids for result in qwen.loaded.engine.generate(requests)] == tokens_alone(qwen, requests)
+
+
+def test_the_penalty_is_the_operators_or_else_the_checkpoints_own(tmp_path: Path) -> None:
+    folder = write_qwen(tmp_path, "qwen2_5_vl")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "repetition_penalty": 1.05}))
+    for options, penalty in (({}, 1.05), ({"repetition_penalty": 1.0}, 1.0)):
+        handler = DescribeImage()
+        handler.load(folder, "cpu", options)
+        assert item(handler, picture(1)).repetition_penalty == penalty
+        handler.unload()
 
 
 def test_the_output_says_what_it_took(qwen: DescribeImage) -> None:
