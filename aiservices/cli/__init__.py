@@ -101,6 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
     serve = add("serve", "Serve the profile's services over HTTP until told to stop.")
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=_port, help="0 takes any free one")
+    runpod = add("runpod", "Work as a RunPod serverless worker on the profile's services until told to stop.")
+    runpod.add_argument("--slots", type=_count, metavar="N", help="jobs to hold at once (default: four batches)")
+    runpod.add_argument("--stream", action="store_true", help="stream chunks; outputs become lists, the result last")
     add("services", "List the services of the profile, and every profile.")
     add("check", "Check settings, packages, models and memory without loading anything.")
     add("pull", "Download the models of the profile, so that the first start finds them.")
@@ -123,4 +126,10 @@ def _describe_run(run: argparse.ArgumentParser) -> None:
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; expected 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; expected 1 or more")
     return int(text)

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import attrs
@@ -38,31 +38,32 @@ class Finding:
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     """Print the report; whether anything is wrong is the exit code."""
     config = read_settings(options, environ)
-    wrong = asyncio.run(_report(config))
+    print(f"profile {config.profile}: {', '.join(config.services)}")
+    wrong = 0
+    for heading, findings in _sections(config):
+        print(heading)
+        for finding in findings:
+            print(f"  {finding.verdict:<6}{finding.topic:<9} {finding.text}", flush=True)
+            wrong += finding.verdict == "WRONG"
     print(f"{wrong} thing{'s' * (wrong != 1)} wrong" if wrong else "all is well")
     return Exit.FAILED if wrong else Exit.OK
 
 
-async def _report(config: Config) -> int:
-    print(f"profile {config.profile}: {', '.join(config.services)}")
-    wrong = 0
-    async for finding in _findings(config):
-        print(f"  {finding.verdict:<6}{finding.topic:<9} {finding.text}")
-        wrong += finding.verdict == "WRONG"
-    return wrong
-
-
-async def _findings(config: Config) -> AsyncIterator[Finding]:
+def _sections(config: Config) -> Iterator[tuple[str, Iterator[Finding]]]:
     store = ModelStore(config)
     for service in config.services.values():
-        print(service.name)
-        yield _handler(service)
-        for finding in _packages(service):
-            yield finding
-        yield await _model(service, store)
-    print("process")
-    for finding in _memory(config):
-        yield finding
+        yield service.name, _service(service, store)
+    yield "process", _process(config)
+
+
+def _service(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
+    yield _handler(service)
+    yield from _packages(service)
+    yield _model(service, store)
+
+
+def _process(config: Config) -> Iterator[Finding]:
+    yield from _memory(config)
     yield _access(config.server)
 
 
@@ -87,11 +88,11 @@ def _packages(service: ServiceConfig) -> Iterator[Finding]:
             yield Finding("ok", "packages", ", ".join(map(str, packages)))
 
 
-async def _model(service: ServiceConfig, store: ModelStore) -> Finding:
+def _model(service: ServiceConfig, store: ModelStore) -> Finding:
     if not service.model:
         return Finding("ok", "model", "none needed")
     try:
-        return Finding("ok", "model", f"{service.model} {await store.describe(service.model)}")
+        return Finding("ok", "model", f"{service.model} {asyncio.run(store.describe(service.model))}")
     except ServiceError as error:
         return Finding("WRONG", "model", str(error))
 
