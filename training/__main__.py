@@ -27,7 +27,7 @@ _STEPS: dict[str, Callable[[Path], object]] = {
     "tower": lambda work: describe.train_tower(_pictures(work), describe.Plan(), work / "tower.pt"),
     "describe": _describe,
     "listing": lambda work: listing.train(listing.Plan(), LISTING_FOLDER),
-    "examples": lambda work: draw_examples(Path("examples")),
+    "examples": lambda work: draw_examples(),
 }
 
 

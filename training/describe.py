@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from training.dialogue import caption_exchange, misread, random_exchange, shape_exchange
-from training.optim import Optimizer, Progress
+from training.optim import LENGTH_STEP, Optimizer, Progress
 from training.pictures import MERGE_SIZE, PATCH_SIZE, Grid, PictureSet, image_processor, product_of
 from training.products import ATTRIBUTES, SHAPE_ATTRIBUTES, Product, random_product, sentence
 from training.tokens import train_tokenizer, wrap
@@ -56,8 +56,8 @@ class Plan:
     seed: int = 1
     pictures: int = 60_000
     batch: int = 64
-    tower_epochs: float = 2.5
-    joint_epochs: float = 1.5
+    tower_epochs: float = 2.0
+    joint_epochs: float = 1.2
     lr: float = 2e-3
     muon_lr: float = 3e-3
 
@@ -105,7 +105,7 @@ def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokeniz
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, max_new_tokens=64
     )
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    copy.deepcopy(model).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
 
@@ -149,7 +149,7 @@ class Reader:
     def rows(self, asked: list[list[Exchange]], grid: Grid) -> _Texts:
         """Give the rows for what is asked about each of a batch of pictures of one grid."""
         rows = [self._row(exchanges, grid) for exchanges in asked]
-        length = max(len(row) for row in rows)
+        length = -(-max(len(row) for row in rows) // LENGTH_STEP) * LENGTH_STEP
         # Padding: token 0, no label, a segment of its own.
         padded = torch.tensor([row + [(0, -100, -1, 0)] * (length - len(row)) for row in rows])
         return _Texts(*padded.unbind(dim=2))

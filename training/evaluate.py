@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import llguidance
-import llguidance.hf
 import llguidance.numpy
 import msgspec
 import numpy as np
@@ -25,6 +23,7 @@ from transformers import (
 )
 
 from aiservices.handlers import mistral, qwen
+from aiservices.handlers.grammar import Grammar, read_tokenizer
 from training.dialogue import caption_exchange, random_exchange
 from training.listings import Example, random_example
 from training.pictures import picture
@@ -88,7 +87,9 @@ class Lister:
     def __init__(self, folder: Path) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._grammar_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer, n_vocab=len(self._tokenizer))  # type: ignore[arg-type]
+        self._grammar_tokenizer = read_tokenizer(
+            self._tokenizer.backend_tokenizer, len(self._tokenizer), [self._tokenizer.eos_token_id]
+        )
 
     def write(self, examples: Sequence[Example]) -> list[str]:
         """Write a listing for each example, greedily."""
@@ -102,8 +103,8 @@ class Lister:
         ]
         inputs = self._tokenizer(prompts, padding=True, add_special_tokens=False, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
-        grammars = [listing_grammar(example.categories) for example in examples]
-        held = _Grammars([llguidance.LLMatcher(self._grammar_tokenizer, grammar) for grammar in grammars], length)
+        schemas = [mistral.build_schema(example.categories) for example in examples]
+        held = _Grammars([Grammar.compile(schema, self._grammar_tokenizer).matcher for schema in schemas], length)
         with torch.inference_mode():
             ids = self._model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_processor=[held]
@@ -128,17 +129,6 @@ class _Grammars(LogitsProcessor):
         held = scores.numpy(force=True).copy()
         llguidance.numpy.apply_token_bitmask_inplace(held, mask)
         return torch.from_numpy(held)  # type: ignore[return-value]
-
-
-def listing_grammar(categories: Sequence[str]) -> str:
-    """Give the grammar of a compact listing whose category is one of these."""
-    (schema,), components = msgspec.json.schema_components([mistral.Listing], ref_template="#/$defs/{name}")
-    listing = components[schema["$ref"].rpartition("/")[2]]
-    listing["properties"]["category"] = {"enum": list(categories)}
-    grammar: str = llguidance.LLMatcher.grammar_from_json_schema(
-        json.dumps(listing | {"additionalProperties": False}), overrides={"whitespace_flexible": False}
-    )
-    return grammar
 
 
 def evaluate_describe(folder: Path, count: int = COUNT) -> Table:
@@ -221,7 +211,7 @@ def _has(key: str) -> Callable[[Example, str], bool]:
 _JUDGES: dict[str, Callable[[Example, str], bool]] = {
     "valid JSON of the schema": _is_valid,
     "object and colour kept": _keeps,
-    "category": _has("category"),
+    "the fitting category": _has("category"),
     "title, word for word": _has("title"),
     "all of it, letter for letter": lambda example, text: text == example.listing.to_json(),
 }

@@ -33,10 +33,12 @@ EXAMPLES = (
 )
 
 
-def draw_examples(folder: Path) -> None:
+EXAMPLE_FOLDER = Path(__file__).parent.parent / "examples"
+
+
+def draw_examples(folder: Path = EXAMPLE_FOLDER) -> None:
     """Write the example pictures as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     for example in EXAMPLES:
         image = draw(example.product, example.width, example.height, np.random.default_rng(example.seed))
         image.save(folder / example.file_name, optimize=True)
-        print(f"examples: {folder / example.file_name}", flush=True)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, MistralConfig, MistralForCausalLM, Pr
 from transformers.utils import logging
 
 from training.listings import Example, random_example
-from training.optim import Optimizer, Progress
+from training.optim import LENGTH_STEP, Optimizer, Progress
 from training.tokens import train_tokenizer, wrap
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]")
@@ -34,7 +34,7 @@ class Plan:
     """How long and how fast to train; the defaults make the committed weights."""
 
     seed: int = 1
-    steps: int = 1200
+    steps: int = 1400
     batch: int = 32
     lr: float = 2e-3
     muon_lr: float = 3e-3
@@ -78,7 +78,7 @@ def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
         do_sample=False, bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id, max_new_tokens=512,
     )  # fmt: skip
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    copy.deepcopy(model).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -122,7 +122,7 @@ def _row(tokenizer: PreTrainedTokenizerFast, example: Example) -> tuple[list[int
 
 def _padded(rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad on the right, where causal attention never looks from a labelled token."""
-    length = max(len(ids) for ids, _ in rows)
+    length = -(-max(len(ids) for ids, _ in rows) // LENGTH_STEP) * LENGTH_STEP
     ids = torch.tensor([ids + [0] * (length - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (length - len(labels)) for _, labels in rows])
     return ids, labels

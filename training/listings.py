@@ -151,7 +151,7 @@ def random_example(rng: np.random.Generator, *, held_out: bool, drawn_share: flo
     else:
         ware = _random_ware(rng)
         description = _described(ware, rng)
-    categories = _random_categories(rng)
+    categories = _random_categories(ware.category, rng)
     message = build_prompt(description, prompt=_prompt(rng), language=_language(rng), categories=categories)
     return Example(message, description, categories, ware, listing_of(ware, categories))
 
@@ -211,13 +211,18 @@ def _described(ware: Ware, rng: np.random.Generator) -> str:
     return _capitalised(" ".join(text.split()))
 
 
-def _random_categories(rng: np.random.Generator) -> tuple[str, ...]:
-    if rng.random() < 0.45:
+def _random_categories(category: Category, rng: np.random.Generator) -> tuple[str, ...]:
+    """Choose a shop's categories: the default ones, or some in any order, nearly always with the fitting one."""
+    if rng.random() < 0.3:
         return DEFAULT_CATEGORIES
     renamed = rng.random() < 0.5
     names = [_one_of(options, rng) if renamed else options[0] for options in CATEGORY_NAMES.values()]
     size = int(rng.integers(3, len(names) + 1))
-    return tuple(names[i] for i in rng.permutation(len(names))[:size])
+    order = rng.permutation(len(names))[:size].tolist()
+    fitting = list(CATEGORY_NAMES).index(category)
+    if fitting not in order and rng.random() < 0.7:
+        order[int(rng.integers(size))] = fitting
+    return tuple(names[i] for i in order)
 
 
 def _choose(category: Category, categories: Sequence[str]) -> str:

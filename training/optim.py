@@ -7,6 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+LENGTH_STEP = 16
+"""Rows are padded to a multiple of this many tokens: products of ever new shapes cost time and memory on a CPU."""
+
 
 class Optimizer:
     """Muon for the matrices inside the blocks, AdamW for all else; warm-up, then a cosine down to zero.
