@@ -67,14 +67,14 @@ class ModelStore:
         if scheme == HUB_SCHEME:
             return await in_thread(hub.describe, uri, self._model_dir / "hub")
         if scheme == BUCKET_SCHEME:
-            return await bucket.describe(uri, self._model_dir / "s3", self._s3)
+            return await in_thread(bucket.describe, uri, self._model_dir / "s3", self._s3)
         return f"in {await self._resolvers()[scheme](uri)}"
 
     def _resolvers(self) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
         return {
             PACKAGE_SCHEME: lambda uri: in_thread(_from_package, uri),
             HUB_SCHEME: lambda uri: in_thread(hub.download, uri, self._model_dir / "hub"),
-            BUCKET_SCHEME: lambda uri: bucket.download(uri, self._model_dir / "s3", self._s3),
+            BUCKET_SCHEME: lambda uri: in_thread(bucket.download, uri, self._model_dir / "s3", self._s3),
             "": lambda uri: in_thread(_existing, Path(uri), uri),
         }
 
