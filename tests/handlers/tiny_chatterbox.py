@@ -1,4 +1,6 @@
-"""A checkpoint of Chatterbox's own classes, 45 MB instead of 3 GB, with random weights that end a speech by themselves.
+"""Checkpoints of Chatterbox's own classes, 45 MB instead of 3 GB, with random weights that end a speech by themselves.
+
+English, multilingual and Turbo, each in the files of the released one.
 
 The library builds its modules with fixed sizes, so :func:`small_modules` has to be in force where such a checkpoint is
 written and where it is loaded.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,11 @@ def small_modules(patch: pytest.MonkeyPatch) -> None:
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "Llama_520M", llama_configs.LLAMA_520M_CONFIG_DICT | sizes | heads)
+    gpt = {"n_embd": HIDDEN, "hidden_size": HIDDEN, "n_head": 2, "num_attention_heads": 2}
+    gpt |= {"n_layer": 2, "num_hidden_layers": 2, "vocab_size": 8, "n_positions": 2048, "n_ctx": 2048}
+    patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_medium", llama_configs.GPT2_MEDIUM_CONFIG | gpt)
+    alignment = importlib.import_module("chatterbox.models.t3.inference.alignment_stream_analyzer")
+    patch.setattr(alignment, "LLAMA_ALIGNED_HEADS", [(0, 1), (1, 0), (1, 1)])
     patch.setattr(cond_enc, "Perceiver", partial(cond_enc.Perceiver, 4, HIDDEN, HIDDEN, 2))
     voice.ve_hidden_size = 16
     patch.setattr(tts, "VoiceEncoder", partial(tts.VoiceEncoder, voice))
@@ -84,20 +92,47 @@ def shorter(patch: pytest.MonkeyPatch, module: Any, name: str, layers: str) -> N
     patch.setattr(module, name, construct)
 
 
-def write_checkpoint(folder: Path) -> None:
-    """Write ``ve``, ``t3_cfg`` and ``s3gen.safetensors``, ``tokenizer.json`` and ``conds.pt``."""
+def write_checkpoint(folder: Path, variant: str = "english") -> None:
+    """Write the files of a released checkpoint: ``english``, ``multilingual`` or ``turbo``."""
     import torch
     from safetensors.torch import save_file
 
     tts = import_library()
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
-        t3, s3gen, encoder = tts.T3().eval(), tts.S3Gen().eval(), tts.VoiceEncoder().eval()
-        plant_stop(t3)
-        for name, module in (("t3_cfg", t3), ("s3gen", s3gen), ("ve", encoder)):
-            save_file(module.state_dict(), folder / f"{name}.safetensors")
-        write_tokenizer(folder / "tokenizer.json")
+        t3 = make_t3(variant)
+        s3gen, encoder = tts.S3Gen(meanflow=variant == "turbo").eval(), tts.VoiceEncoder().eval()
+        t3_file, s3gen_file, encoder_file = FILES[variant]
+        save_file(t3.state_dict(), folder / t3_file)
+        for file, module in ((s3gen_file, s3gen), (encoder_file, encoder)):
+            write = torch.save if file.endswith(".pt") else save_file
+            write(module.state_dict(), folder / file)
+        WRITE_TOKENIZER[variant](folder)
         voice_of_its_own(t3, s3gen).save(folder / "conds.pt")
+
+
+def make_t3(variant: str = "english") -> Any:
+    """Make a T3 of one of the variants that ends a speech by itself."""
+    import torch
+
+    module = importlib.import_module("chatterbox.models.t3.t3")
+    config = importlib.import_module("chatterbox.models.t3.modules.t3_config").T3Config
+    hp = config.multilingual() if variant == "multilingual" else config.english_only()
+    if variant == "turbo":
+        hp = config(text_tokens_dict_size=50276)
+        turbo = {"llama_config_name": "GPT2_medium", "speech_tokens_dict_size": 6563, "input_pos_emb": None}
+        hp.__dict__.update(turbo, speech_cond_prompt_len=375, use_perceiver_resampler=False, emotion_adv=False)
+    with torch.inference_mode():
+        t3 = module.T3(hp).eval()
+        (plant_turbo_stop if variant == "turbo" else plant_stop)(t3)
+    return t3
+
+
+FILES = {
+    "english": ("t3_cfg.safetensors", "s3gen.safetensors", "ve.safetensors"),
+    "multilingual": ("t3_mtl23ls_v2.safetensors", "s3gen.pt", "ve.pt"),
+    "turbo": ("t3_turbo_v1.safetensors", "s3gen_meanflow.safetensors", "ve.safetensors"),
+}
 
 
 def plant_stop(t3: Any, ends_at: int = 25) -> None:
@@ -129,15 +164,48 @@ def plant_stop(t3: Any, ends_at: int = 25) -> None:
     head[STOP_SPEECH, 0], head[STOP_SPEECH, 1] = -2, 4
 
 
-def write_tokenizer(file: Path) -> None:
+def plant_turbo_stop(t3: Any) -> None:
+    """Let only some tokens be likely, and the stop token about one time in twenty."""
+    t3.speech_head.weight[:] *= 30
+    t3.speech_head.weight[STOP_SPEECH] = 0
+    t3.speech_head.bias[:] = 0
+    t3.speech_head.bias[ALLOWED:] = -1000
+    t3.speech_head.bias[STOP_SPEECH] = 4.0
+
+
+def write_tokenizer(folder: Path, name: str = "tokenizer.json", languages: Sequence[str] = ()) -> None:
     """Write a tokenizer of single letters with the marks at their usual ids."""
     from tokenizers import Tokenizer, models
 
     marks = {"[STOP]": STOP, "[UNK]": UNKNOWN, "[SPACE]": SPACE, "[START]": START}
     vocabulary = marks | {letter: number for number, letter in enumerate(LETTERS, 3)}
+    vocabulary |= {f"[{language}]": number for number, language in enumerate(languages, 300)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    tokenizer.add_special_tokens(list(marks))
-    tokenizer.save(str(file))
+    tokenizer.add_special_tokens([*marks, *(f"[{language}]" for language in languages)])
+    tokenizer.save(str(folder / name))
+
+
+def write_turbo_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of single bytes, as GPT-2 writes them, in the layout of transformers."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")  # type: ignore[no-untyped-call]  # has no types
+    fast.add_special_tokens({"additional_special_tokens": ["[laugh]"]})
+    fast.save_pretrained(folder)
+
+
+WRITE_TOKENIZER: dict[str, Callable[[Path], None]] = {
+    "english": write_tokenizer,
+    "multilingual": partial(
+        write_tokenizer, name="grapheme_mtl_merged_expanded_v1.json", languages=("en", "de", "fr", "zh")
+    ),
+    "turbo": write_turbo_tokenizer,
+}
 
 
 def voice_of_its_own(t3: Any, s3gen: Any) -> Any:
@@ -147,6 +215,6 @@ def voice_of_its_own(t3: Any, s3gen: Any) -> Any:
     tts = import_library()
     hum = torch.sin(torch.arange(24_000) * (2 * torch.pi * 120 / 24_000)) / 2
     speaker = torch.nn.functional.normalize(torch.randn(1, t3.hp.speaker_embed_size))
-    prompt = torch.randint(0, 6561, (1, t3.hp.speech_cond_prompt_len))
+    prompt = torch.randint(0, 6561, (1, 150))
     t3_cond = tts.T3Cond(speaker_emb=speaker, cond_prompt_speech_tokens=prompt, emotion_adv=0.5 * torch.ones(1, 1, 1))
     return tts.Conditionals(t3_cond, s3gen.embed_ref(hum, 24_000, device="cpu"))

@@ -1,0 +1,250 @@
+"""The transformer under T3, one layer after the other, over keys and values that this package keeps itself.
+
+Imports torch: import it inside ``load``. The weights are those of transformers' ``LlamaModel`` and ``GPT2Model``; what
+is left out is all that a step does not need: mask building, cache objects, hidden states of every layer.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""From a layer's number, queries, keys and values, each ``[rows, heads, tokens, head_dim]``, to what was attended to."""
+
+
+class Stack(abc.ABC):
+    """A transformer's layers.
+
+    Args:
+        model: the library's ``tfmr``.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.layers = int(model.config.num_hidden_layers)
+        self.heads = int(model.config.num_attention_heads)
+
+    @abc.abstractmethod
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Run the layers.
+
+        Args:
+            hidden: embedded tokens, ``[rows, tokens, width]``.
+            positions: of the tokens, ``[rows, tokens]``.
+            attend: does the attention and keeps keys and values.
+
+        Returns:
+            The normalised last hidden states, shaped as ``hidden``.
+        """
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        rows, tokens, _ = states.shape
+        return states.view(rows, tokens, self.heads, self.head_dim).transpose(1, 2)
+
+
+class LlamaStack(Stack):
+    """Llama's layers with as many key heads as heads, which is what T3 has."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.head_dim = int(model.layers[0].self_attn.head_dim)
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Run the layers; the positions go in by rotation."""
+        cos, sin = (part[:, None] for part in self.model.rotary_emb(hidden, positions))
+        for number, layer in enumerate(self.model.layers):
+            attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+            query, key, value = (
+                self._heads(projection(normed)) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            seen = attend(number, _rotated(query, cos, sin), _rotated(key, cos, sin), value)
+            hidden = hidden + attention.o_proj(_flat(seen))
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        out: torch.Tensor = self.model.norm(hidden)
+        return out
+
+
+class Gpt2Stack(Stack):
+    """GPT-2's layers, on which Turbo stands."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.head_dim = int(model.config.hidden_size) // self.heads
+
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Run the layers; the positions are added at the bottom."""
+        hidden = hidden + self.model.wpe(positions)
+        for number, block in enumerate(self.model.h):
+            parts = block.attn.c_attn(block.ln_1(hidden)).chunk(3, dim=-1)
+            query, key, value = (self._heads(part) for part in parts)
+            hidden = hidden + block.attn.c_proj(_flat(attend(number, query, key, value)))
+            hidden = hidden + block.mlp(block.ln_2(hidden))
+        out: torch.Tensor = self.model.ln_f(hidden)
+        return out
+
+
+class Slots:
+    """Keys and values of the rows that decode together: one slot a row, its tokens from column 0 on.
+
+    Args:
+        stack: whose keys and values they are.
+        device: where they live.
+        dtype: of the keys and values.
+        spied: layer to head, whose attention is wanted as well (the alignment of a multilingual model).
+        fixed: slots and columns that are taken once and never change place, as CUDA graphs need it; None to grow.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        device: str,
+        dtype: torch.dtype,
+        spied: Mapping[int, Sequence[int]] | None = None,
+        fixed: tuple[int, int] | None = None,
+    ) -> None:
+        self._stack, self._device, self._dtype = stack, device, dtype
+        self._spied = dict(spied or {})
+        self._fixed = fixed
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        self.lengths: list[int] = []
+        self.spied: list[torch.Tensor] = []
+        """After a step: attention of the spied heads, ``[rows, columns]`` each."""
+        if fixed is not None:
+            self._resize(*fixed)
+
+    def prefill(self, embeds: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+        """Read prompts of different lengths in one pass; their rows take the next slots.
+
+        Args:
+            embeds: one prompt a row, ``[tokens, width]``.
+
+        Returns:
+            The hidden state of each prompt's last token, ``[rows, width]``; and for each row the spied heads'
+            attention of its last two tokens, ``[2, tokens]`` each.
+        """
+        lengths = [len(row) for row in embeds]
+        first, widest = len(self.lengths), max(lengths)
+        self._fit(first + len(embeds), widest + 1)
+        hidden = torch.nn.utils.rnn.pad_sequence(list(embeds), batch_first=True)
+        positions = torch.arange(widest, device=self._device).expand(len(embeds), -1)
+        spied: list[list[torch.Tensor]] = [[] for _ in embeds]
+
+        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            self.keys[layer][first : first + len(embeds), :, :widest] = key
+            self.values[layer][first : first + len(embeds), :, :widest] = value
+            for head in self._spied.get(layer, ()):
+                for row, length in enumerate(lengths):
+                    last = query[row, head, length - 2 : length] @ key[row, head, :length].T
+                    last = last.float() * self._stack.head_dim**-0.5
+                    last[0, -1] = float("-inf")  # the last but one does not see the last
+                    spied[row].append(last.softmax(dim=-1))
+            # Padding stands on the right, where no token of a row looks.
+            return scaled_dot_product_attention(query, key, value, is_causal=True)
+
+        out = self._stack.forward(hidden, positions, attend)
+        self.lengths += lengths
+        return torch.stack([out[row, length - 1] for row, length in enumerate(lengths)]), spied
+
+    def decode(self, hidden: torch.Tensor, positions: torch.Tensor, width: int) -> torch.Tensor:
+        """Run one token a slot; only tensors of fixed shapes, so that it can be captured.
+
+        Args:
+            hidden: the new tokens, ``[slots, width]``.
+            positions: column and position of each, ``[slots]``.
+            width: columns to look at, those of the new tokens included.
+
+        Returns:
+            The last hidden states, ``[slots, width]``.
+        """
+        count = len(hidden)
+        slots = torch.arange(count, device=self._device)
+        mask = torch.arange(width, device=self._device) <= positions[:, None]
+        self.spied = []
+
+        def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            self.keys[layer][slots, :, positions] = key[:, :, 0]
+            self.values[layer][slots, :, positions] = value[:, :, 0]
+            keys, values = self.keys[layer][:count, :, :width], self.values[layer][:count, :, :width]
+            for head in self._spied.get(layer, ()):
+                scores = (keys[:, head] @ query[:, head, 0, :, None])[..., 0].float() * self._stack.head_dim**-0.5
+                self.spied.append(scores.masked_fill(~mask, float("-inf")).softmax(dim=-1))
+            return scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None])
+
+        return self._stack.forward(hidden[:, None], positions[:, None], attend)[:, 0]
+
+    def leave(self, slot: int, *, poisoned: bool = False) -> None:
+        """Free a slot; the row of the last slot moves there.
+
+        Args:
+            slot: which one.
+            poisoned: its states may hold NaN, which reach later rows through masked columns, so they are wiped.
+        """
+        last = len(self.lengths) - 1
+        moved = self.lengths.pop()
+        for states in (*self.keys, *self.values):
+            if poisoned:
+                states[slot].zero_()
+            if slot != last:
+                states[slot, :, :moved] = states[last, :, :moved]
+        if slot != last:
+            self.lengths[slot] = moved
+
+    def clear(self) -> None:
+        """Forget every row, and the memory they hold unless it is fixed."""
+        self.lengths = []
+        self.spied = []
+        if self._fixed is None:
+            self.keys, self.values = [], []
+        else:
+            for states in (*self.keys, *self.values):
+                states.zero_()
+
+    def make_room(self) -> None:
+        """Have a column for one more token of every row."""
+        self._fit(len(self.lengths), max(self.lengths) + 1)
+
+    def _fit(self, slots: int, columns: int) -> None:
+        has = self.keys[0].shape if self.keys else (0, 0, 0, 0)
+        if slots <= has[0] and columns <= has[2]:
+            return
+        if self._fixed is not None:
+            raise ValueError(f"{slots} rows of {columns} tokens do not fit into {self._fixed}")
+        grown = -(-max(columns, has[2] + has[2] // 2 if columns > has[2] else has[2]) // 64) * 64
+        self._resize(1 << (max(slots, has[0]) - 1).bit_length(), grown)
+
+    def _resize(self, slots: int, columns: int) -> None:
+        """Replace the buffers, keeping what they hold."""
+        held, used = len(self.lengths), max(self.lengths, default=0)
+        for name in ("keys", "values"):
+            old: list[torch.Tensor] = getattr(self, name)
+            new = []
+            for layer in range(self._stack.layers):
+                # Zeros, because masked columns are multiplied too and fresh memory may hold NaN.
+                shape = (slots, self._stack.heads, columns, self._stack.head_dim)
+                buffer = torch.zeros(shape, dtype=self._dtype, device=self._device)
+                if held:
+                    buffer[:held, :, :used] = old[layer][:held, :, :used]
+                    old[layer] = buffer  # one layer's old buffer at a time is held twice
+                new.append(buffer)
+            setattr(self, name, new)
+
+
+def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions (Su et al., RoFormer, 2021), halves side by side as transformers lays them out."""
+    low, high = states.chunk(2, dim=-1)
+    return states * cos + torch.cat((-high, low), dim=-1) * sin
+
+
+def _flat(states: torch.Tensor) -> torch.Tensor:
+    rows, _, tokens, _ = states.shape
+    return states.transpose(1, 2).reshape(rows, tokens, -1)

@@ -1,0 +1,107 @@
+"""Our S3Gen beside the library's own: the same samples alone and padded together with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.handlers import tiny_chatterbox
+from tests.handlers.speech_fakes import Samples
+
+if find_spec("chatterbox") is None:
+    pytest.skip("the chatterbox extra is not installed: scripts/install chatterbox", allow_module_level=True)
+
+tiny_chatterbox.import_library()
+
+import torch  # noqa: E402 - behind the guard of the import above
+
+from aiservices.handlers.chatterbox.s3gen import GenVoice, S3GenEngine, SoundRequest  # noqa: E402
+
+pytestmark = [
+    pytest.mark.chatterbox,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+
+LENGTHS = (30, 3, 77, 50, 1)
+CLIPS = ((115, 1.0), (190, 2.37), (305, 1.5))
+"""Pitch in Hz and seconds; 2.37 s is no whole number of tokens."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patch() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_chatterbox.small_modules(patch)
+        yield
+    model.cache_clear()
+    expected.cache_clear()
+
+
+@cache
+def model(meanflow: bool) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return tiny_chatterbox.import_library().S3Gen(meanflow=meanflow).eval()
+
+
+def voice(meanflow: bool, number: int) -> dict[str, Any]:
+    pitch_hz, seconds = CLIPS[number % len(CLIPS)]
+    hum = torch.sin(torch.arange(int(24_000 * seconds)) * (2 * torch.pi * pitch_hz / 24_000)) / 2
+    with torch.inference_mode():
+        made: dict[str, Any] = model(meanflow).embed_ref(hum, 24_000, device="cpu")
+    return made
+
+
+def tokens(number: int) -> list[int]:
+    made = torch.randint(0, 6561, (LENGTHS[number],), generator=torch.Generator().manual_seed(number))
+    return [int(token) for token in made]
+
+
+@cache
+def expected(meanflow: bool) -> list[Samples]:
+    made = []
+    for number in range(len(LENGTHS)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            wave, _ = model(meanflow).inference(
+                speech_tokens=torch.tensor(tokens(number)),
+                ref_dict=voice(meanflow, number),
+                n_cfm_timesteps=2 if meanflow else None,
+            )
+        made.append(wave[0].numpy())
+    return made
+
+
+def requests(meanflow: bool) -> list[SoundRequest]:
+    made = []
+    for number in range(len(LENGTHS)):
+        own = voice(meanflow, number)
+        speaker = GenVoice(own["prompt_token"][0], own["prompt_feat"][0], own["embedding"])
+        made.append(SoundRequest(tokens(number), speaker, torch.Generator().manual_seed(number)))
+    return made
+
+
+def farthest(ours: Sequence[Samples], theirs: Sequence[Samples]) -> float:
+    assert [len(one) for one in ours] == [len(one) for one in theirs]
+    return max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("meanflow", [False, True], ids=["ten steps", "meanflow"])
+@pytest.mark.parametrize("max_tokens", [16_000, 300], ids=["one pass", "several passes"])
+def test_rows_of_different_voices_and_lengths_sound_as_the_library_alone(meanflow: bool, max_tokens: int) -> None:
+    ours = S3GenEngine(model(meanflow), "cpu", steps=2 if meanflow else 10, max_tokens=max_tokens)
+    alone = [ours.render([request])[0] for request in requests(meanflow)]
+    together = ours.render(requests(meanflow))
+    assert farthest(alone, expected(meanflow)) < 1e-4
+    assert farthest(together, expected(meanflow)) < 1e-4
+    assert min(float(np.abs(sound).max()) for sound in together) > 0.01
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    before = torch.random.get_rng_state()
+    S3GenEngine(model(False), "cpu").render(requests(False)[:1])
+    assert torch.equal(torch.random.get_rng_state(), before)
