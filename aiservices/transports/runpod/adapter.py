@@ -135,6 +135,8 @@ class RunPodAdapter:
     def _submit(self, event: Mapping[str, Any]) -> _Run:
         given = _read(event)
         service, payload = self._choose(given.input)
+        # RunPod's Python client wraps an empty input once more.
+        payload = {} if payload == {"input": {}} else payload
         run = _Run(service, service.submit(JobRequest(input=payload)))
         self._runs[given.id] = run
         log.info("runpod.job", service=service.name, job=run.job.id, request=given.id)
@@ -164,11 +166,9 @@ def slots(config: Config) -> int:
 
 def _read(event: Mapping[str, Any]) -> Event:
     try:
-        given = msgspec.convert(event, Event)
+        return msgspec.convert(event, Event)
     except msgspec.ValidationError as error:
         raise explain(Event, str(error)) from None
-    # RunPod's Python client wraps an empty input once more.
-    return msgspec.structs.replace(given, input={}) if given.input == {"input": {}} else given
 
 
 def _refusal(error: Exception) -> dict[str, Any]:
