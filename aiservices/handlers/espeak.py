@@ -135,7 +135,15 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         if len(samples) < _SAID_S * espeak_process.SAMPLE_RATE or not samples.any():
             raise InvalidInput("$.text", f"the voice {name!r} has no sound for any of it")
         level = audio.set_level(samples, espeak_process.SAMPLE_RATE)
-        return Speech(level, espeak_process.SAMPLE_RATE, name, "espeak-ng", wanted.format, warnings)
+        return Speech(
+            level,
+            espeak_process.SAMPLE_RATE,
+            name,
+            "espeak-ng",
+            wanted.format,
+            warnings,
+            to_rate=wanted.sample_rate,
+        )
 
     def _imitate(self, reference: Reference, voice: EspeakVoice) -> tuple[_Speaker, str]:
         """Choose the speaker of this language who gets to the reference's pitch with the smallest change."""
@@ -226,6 +234,6 @@ def _without_effect(wanted: TextToSpeechInput) -> list[str]:
     usual = {field.name: field.default for field in attrs.fields(TextToSpeechInput)}
     return [
         f"{name} has no effect on espeak-ng"
-        for name in ("cfg_weight", "temperature")
+        for name in ("language", "cfg_weight", "temperature", "repetition_penalty", "min_p", "top_p")
         if getattr(wanted, name) != usual[name]
     ]

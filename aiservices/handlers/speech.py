@@ -6,22 +6,25 @@ import abc
 import base64
 import hashlib
 import io
-import re
 import unicodedata
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 import attrs
 import msgspec
 
 from aiservices.errors import InvalidInput
-from aiservices.handler import BatchHandler, Context
+from aiservices.handler import BatchHandler, Context, Handler
 from aiservices.handlers import audio
+from aiservices.handlers.speech_encoding import MEDIA_TYPES, AudioFormat, fitting_rate, write_audio
 
 if TYPE_CHECKING:
     import soundfile  # type: ignore[import-untyped]  # ships no types
 
-AudioFormat: TypeAlias = Literal["wav", "flac", "mp3", "ogg", "opus"]
+MAX_TEXT_CHARS = 80_000
+"""An hour of speech at 22 characters a second, which is fast."""
+
+SpeechT = TypeVar("SpeechT")
 
 PROMPT_FIELD = "$.audio_prompt_url"
 
@@ -38,19 +41,14 @@ REFERENCE_SPOKEN_MIN_S = 1.5
 REFERENCE_SPOKEN_LEVEL = 10 ** (-45 / 20)
 """Root mean square of 20 ms, -45 dBFS: quiet speech into a laptop's microphone is above, its noise below."""
 
-SPEECH_BREAKS = (
-    r"(?<=[.!?\u2026])\s+|(?<=[.!?\u2026][\"')\u2019\u201d])\s+",
-    r"(?<=[,;:\u2013\u2014])\s+",
-    r"\s+",
-)
-"""Where speech may pause, best first: after a sentence (and the quote around it), after a clause, between words."""
-
 
 @attrs.frozen
 class TextToSpeechInput:
     """What to say, and how."""
 
-    text: Annotated[str, msgspec.Meta(min_length=1, max_length=5000, description="What to say: plain text, no markup.")]
+    text: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=MAX_TEXT_CHARS, description="What to say: plain text, no markup.")
+    ]
     voice: Annotated[
         Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None,
         msgspec.Meta(
@@ -65,8 +63,20 @@ class TextToSpeechInput:
         ),
     ] = None
     format: Annotated[
-        AudioFormat, msgspec.Meta(description="Coding of the answer's audio; opus comes in an Ogg file.")
+        AudioFormat,
+        msgspec.Meta(
+            description="Coding of the answer's audio; opus comes in an Ogg file, pcm is 16 bit, "
+            "little-endian, without a header."
+        ),
     ] = "wav"
+    sample_rate: Annotated[
+        Literal[8_000, 16_000, 22_050, 24_000, 44_100, 48_000] | None,
+        msgspec.Meta(description="Samples a second of the answer's audio; the engine's own if it is left out."),
+    ] = None
+    language: Annotated[
+        Annotated[str, msgspec.Meta(pattern="^[a-z]{2}$")] | None,
+        msgspec.Meta(description="Language of the text, as en or fr, for an engine that speaks several."),
+    ] = None
     seed: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None,
         msgspec.Meta(description="Same seed and same input, same speech."),
@@ -84,6 +94,25 @@ class TextToSpeechInput:
     temperature: Annotated[
         float, msgspec.Meta(ge=0.05, le=2.0, description="How varied: low is monotonous, high is adventurous.")
     ] = 0.8
+    repetition_penalty: Annotated[
+        Annotated[float, msgspec.Meta(ge=1.0, le=3.0)] | None,
+        msgspec.Meta(description="How much sounds that were made before are avoided; 1 is not at all."),
+    ] = None
+    min_p: Annotated[
+        Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] | None,
+        msgspec.Meta(description="Sounds less likely than this share of the likeliest one are never made."),
+    ] = None
+    top_p: Annotated[
+        Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None,
+        msgspec.Meta(description="Only the likeliest sounds that together have this probability are made."),
+    ] = None
+    stream: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Put each part of the speech into the job's stream as soon as it is ready, as base64 of 16 bit "
+            "little-endian mono samples."
+        ),
+    ] = False
 
 
 @attrs.frozen
@@ -123,6 +152,30 @@ class SpeechRequest:
     reference: Reference | None
 
 
+class Spoken(Protocol):
+    """What an answer says of its audio; see :class:`Speech`."""
+
+    @property
+    def voice(self) -> str:
+        """Name of the voice that spoke."""
+
+    @property
+    def engine(self) -> Literal["espeak-ng", "chatterbox"]:
+        """What made it."""
+
+    @property
+    def format(self) -> AudioFormat:
+        """How to encode it."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was not done as asked."""
+
+    @property
+    def to_rate(self) -> int | None:
+        """Samples a second that were asked for."""
+
+
 @attrs.frozen(eq=False)
 class Speech:
     """What an engine made for one request.
@@ -135,6 +188,7 @@ class Speech:
         format: how to encode it.
         warnings: what was not done as asked.
         speed: tempo that is still to be applied.
+        to_rate: samples a second that were asked for; None for the engine's own.
     """
 
     samples: audio.Samples
@@ -144,10 +198,11 @@ class Speech:
     format: AudioFormat
     warnings: Sequence[str] = ()
     speed: float = 1.0
+    to_rate: int | None = None
 
 
-class TextToSpeechHandler(BatchHandler[TextToSpeechInput, SpeechRequest, Speech, TextToSpeechOutput]):
-    """All of a text-to-speech service but the engine: an engine adds ``voices``, ``load`` and ``predict``."""
+class SpeechContract(Handler[TextToSpeechInput, SpeechRequest, SpeechT, TextToSpeechOutput]):
+    """The contract of text to speech, whichever way the engine works."""
 
     Input = TextToSpeechInput
     Output = TextToSpeechOutput
@@ -185,29 +240,15 @@ class TextToSpeechHandler(BatchHandler[TextToSpeechInput, SpeechRequest, Speech,
         data = await context.fetch(input.audio_prompt_url, field=PROMPT_FIELD, kind="audio")
         return SpeechRequest(input, await context.run_in_pool(read_reference, data))
 
+
+class TextToSpeechHandler(
+    SpeechContract[Speech], BatchHandler[TextToSpeechInput, SpeechRequest, Speech, TextToSpeechOutput]
+):
+    """All of a text-to-speech service but the engine: an engine adds ``voices``, ``load`` and ``predict``."""
+
     def postprocess(self, result: Speech) -> TextToSpeechOutput:
         """Set the tempo and encode."""
         return encode(result)
-
-
-def split_text(text: str, max_chars: int, breaks: Sequence[str] = SPEECH_BREAKS) -> list[str]:
-    """Split at ends of sentences, where those do not do at clauses, then between words, then anywhere.
-
-    Neighbours stay together as long as they fit into ``max_chars``; white space is made single.
-    """
-    text = " ".join(text.split())
-    if len(text) <= max_chars:
-        return [text] if text else []
-    if not breaks:
-        return [text[start : start + max_chars] for start in range(0, len(text), max_chars)]
-    pieces: list[str] = []
-    for part in re.split(breaks[0], text):
-        for piece in split_text(part, max_chars, breaks[1:]):
-            if pieces and len(pieces[-1]) + 1 + len(piece) <= max_chars:
-                pieces[-1] += f" {piece}"
-            else:
-                pieces.append(piece)
-    return pieces
 
 
 def read_reference(data: bytes) -> Reference:
@@ -234,38 +275,38 @@ def read_reference(data: bytes) -> Reference:
 
 
 def encode(speech: Speech) -> TextToSpeechOutput:
-    """Apply the tempo that is left and encode. CPU-heavy."""
-    import soundfile
+    """Apply the tempo that is left, set the sample rate and encode. CPU-heavy."""
+    samples = audio.change_speed(speech.samples, speech.sample_rate, speech.speed)
+    rate = fitting_rate(speech.to_rate or speech.sample_rate, speech.format)
+    if rate != speech.sample_rate:
+        samples = audio.resample(samples, speech.sample_rate, rate)
+    return encoded([audio.limit_peak(samples)], rate, speech)
 
-    container, coding, media_type = _CODINGS[speech.format]
-    samples, sample_rate = audio.change_speed(speech.samples, speech.sample_rate, speech.speed), speech.sample_rate
-    if speech.format == "opus" and sample_rate not in _OPUS_RATES_HZ:
-        samples, sample_rate = audio.resample(samples, sample_rate, _OPUS_RATE_HZ), _OPUS_RATE_HZ
-    samples, target = audio.limit_peak(samples), io.BytesIO()
-    with soundfile.SoundFile(target, "w", sample_rate, 1, coding, format=container) as file:
-        for start in range(0, len(samples), sample_rate):  # libsndfile's Vorbis writer keeps a whole write on its stack
-            file.write(samples[start : start + sample_rate])
+
+def encoded(blocks: Iterable[audio.Samples], sample_rate: int, speech: Spoken) -> TextToSpeechOutput:
+    """Encode finished samples and say what they were made with. CPU-heavy.
+
+    Args:
+        blocks: mono, ``(frames,)`` each, within ±1, one after the other.
+        sample_rate: of the blocks, one that the format takes.
+        speech: what is known about them.
+    """
+    file = write_audio(blocks, sample_rate, speech.format)
+    warnings = list(speech.warnings)
+    if speech.to_rate not in (None, sample_rate):
+        warnings.append(f"{speech.format} cannot hold {speech.to_rate} samples a second; it has {sample_rate}")
     return TextToSpeechOutput(
-        audio=base64.b64encode(target.getbuffer()).decode("ascii"),
-        media_type=media_type,
+        audio=base64.b64encode(file.data).decode("ascii"),
+        media_type=MEDIA_TYPES[speech.format],
         format=speech.format,
         sample_rate=sample_rate,
-        duration_s=round(len(samples) / sample_rate, 3),
+        duration_s=round(file.frames / sample_rate, 3),
         voice=speech.voice,
         engine=speech.engine,
-        warnings=list(speech.warnings),
+        warnings=warnings,
     )
 
 
-_CODINGS: dict[AudioFormat, tuple[str, str, str]] = {
-    "wav": ("WAV", "PCM_16", "audio/wav"),
-    "flac": ("FLAC", "PCM_16", "audio/flac"),
-    "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
-    "ogg": ("OGG", "VORBIS", "audio/ogg"),
-    "opus": ("OGG", "OPUS", "audio/ogg; codecs=opus"),  # RFC 7845, section 9
-}
-_OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)  # RFC 6716, section 2
-_OPUS_RATE_HZ = 24_000
 _BLOCK_FRAMES = 1 << 16
 
 

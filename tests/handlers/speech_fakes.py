@@ -78,5 +78,8 @@ def heard(output: TextToSpeechOutput) -> tuple[Samples, int]:
     """Decode the answer."""
     samples: Samples
     sample_rate: int
+    if output.format == "pcm":
+        samples = np.frombuffer(base64.b64decode(output.audio), dtype="<i2").astype(np.float32) / np.float32(32768)
+        return samples, output.sample_rate
     samples, sample_rate = soundfile.read(io.BytesIO(base64.b64decode(output.audio)), dtype="float32")
     return samples, sample_rate

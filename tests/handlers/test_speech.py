@@ -16,7 +16,6 @@ from aiservices.errors import InvalidInput
 from aiservices.handler import Task
 from aiservices.handlers import audio
 from aiservices.handlers.speech import (
-    AudioFormat,
     Speech,
     SpeechRequest,
     TextToSpeechHandler,
@@ -24,17 +23,19 @@ from aiservices.handlers.speech import (
     TextToSpeechOutput,
     encode,
     read_reference,
-    split_text,
 )
+from aiservices.handlers.speech_encoding import AudioFormat
+from aiservices.handlers.speech_text import plain_text, split_text
 from tests.handlers.speech_fakes import FakeContext, Samples, as_file, heard, voice_like
 
-FORMATS: tuple[AudioFormat, ...] = ("wav", "flac", "mp3", "ogg", "opus")
+FORMATS: tuple[AudioFormat, ...] = ("wav", "flac", "mp3", "ogg", "opus", "pcm")
 MEDIA_TYPES = {
     "wav": "audio/wav",
     "flac": "audio/flac",
     "mp3": "audio/mpeg",
     "ogg": "audio/ogg",
     "opus": "audio/ogg; codecs=opus",
+    "pcm": "audio/pcm",
 }
 
 
@@ -76,7 +77,7 @@ def test_every_field_has_a_description_and_every_number_its_limits() -> None:
     "fields",
     [
         {"text": ""},
-        {"text": "x" * 5001},
+        {"text": "x" * 80_001},
         {"text": "hi", "format": "aac"},
         {"text": "hi", "speed": 0.4},
         {"text": "hi", "speed": 2.1},
@@ -87,6 +88,11 @@ def test_every_field_has_a_description_and_every_number_its_limits() -> None:
         {"text": "hi", "seed": 2**32},
         {"text": "hi", "voice": ""},
         {"text": "hi", "audio_prompt_url": ""},
+        {"text": "hi", "sample_rate": 11_025},
+        {"text": "hi", "language": "English"},
+        {"text": "hi", "min_p": 1.1},
+        {"text": "hi", "top_p": 0.0},
+        {"text": "hi", "repetition_penalty": 0.9},
         {"text": 5},
     ],
 )
@@ -327,6 +333,10 @@ def test_short_text_stays_whole_with_single_spaces() -> None:
         ("a b. c d. e f. g h i j k l", ["a b. c d. e f.", "g h i j k l"]),
         ("one two, three four, five six", ["one two,", "three four,", "five six"]),
         ("one two three four five six", ["one two three", "four five six"]),
+        (
+            "\u4e00\u4e8c\u3002\u4e09\u56db\u4e94\uff01" + "\u516d" * 12,
+            ["\u4e00\u4e8c\u3002\u4e09\u56db\u4e94\uff01", "\u516d" * 12],
+        ),
         ("x" * 35, ["x" * 15, "x" * 15, "x" * 5]),
         ("version 1.5.2 of a thing", ["version 1.5.2", "of a thing"]),
     ],
@@ -341,3 +351,24 @@ def test_a_split_text_loses_nothing_and_has_no_piece_that_is_too_long(text: str,
     pieces = split_text(text, max_chars)
     assert "".join("".join(pieces).split()) == "".join(text.split())
     assert all(0 < len(piece) <= max_chars for piece in pieces)
+
+
+def test_what_cannot_be_said_is_taken_out() -> None:
+    assert plain_text("A\x00b\u200bc \U0001f600 e\u0301\n\nd\ud800") == "A bc   \u00e9\n\nd "
+    assert (
+        plain_text("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645")
+        == "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    )
+
+
+@pytest.mark.parametrize(("coding", "wanted", "given"), [("wav", 8000, 8000), ("opus", 44_100, 48_000)])
+def test_the_sample_rate_is_the_one_asked_for_or_the_next_that_the_coding_has(
+    coding: AudioFormat, wanted: int, given: int
+) -> None:
+    hum = voice_like(180, seconds=1)
+    output = encode(Speech(hum, 16_000, "low", "espeak-ng", coding, to_rate=wanted))
+    samples, sample_rate = heard(output)
+    assert (output.sample_rate, sample_rate) == (given, given)
+    assert audio.median_pitch_hz(samples, sample_rate) == pytest.approx(180, rel=0.01)
+    said = [f"opus cannot hold {wanted} samples a second; it has {given}"]
+    assert output.warnings == ([] if given == wanted else said)

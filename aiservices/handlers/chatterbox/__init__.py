@@ -34,8 +34,8 @@ from aiservices.handlers.speech import (
     TextToSpeechOutput,
     encode,
     read_reference,
-    split_text,
 )
+from aiservices.handlers.speech_text import split_text
 from aiservices.handlers.torch_runtime import free_memory, import_lock, prepare_torch, resolve_dtype
 
 if TYPE_CHECKING:

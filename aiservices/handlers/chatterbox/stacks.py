@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From a layer's number, queries, keys and values, each ``[rows, heads, tokens, head_dim]``, to what was attended to."""
+"""From a layer, queries, keys and values, each ``[rows, heads, tokens, head_dim]``, to what was attended to."""
 
 
 class Stack(abc.ABC):
