@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from training import describe, listing
-from training.evaluate import DESCRIBE_FOLDER, LISTING_FOLDER
+from training.evaluate import DEMO, DESCRIBE_FOLDER, LISTING_FOLDER
 from training.examples import draw_examples
 from training.pictures import PictureSet, load_or_draw
 
@@ -18,32 +18,37 @@ def _pictures(work: Path) -> PictureSet:
     return load_or_draw(work / "pictures", plan.pictures, plan.seed)
 
 
-def _describe(work: Path) -> None:
-    describe.train_jointly(_pictures(work), describe.Plan(), work / "tower.pt", DESCRIBE_FOLDER)
+def _tower(work: Path, _demo: Path) -> None:
+    describe.train_tower(_pictures(work), describe.Plan(), work / "tower.pt")
 
 
-_STEPS: dict[str, Callable[[Path], object]] = {
-    "draw": _pictures,
-    "tower": lambda work: describe.train_tower(_pictures(work), describe.Plan(), work / "tower.pt"),
+def _describe(work: Path, demo: Path) -> None:
+    pictures, folder = _pictures(work), demo / DESCRIBE_FOLDER.name
+    describe.train_jointly(pictures, describe.Plan(), work / "tower.pt", folder)
+    describe.train_answers(pictures, describe.Plan(), folder)
+
+
+_STEPS: dict[str, Callable[[Path, Path], object]] = {
+    "draw": lambda work, demo: _pictures(work),
+    "tower": _tower,
     "describe": _describe,
-    "listing": lambda work: listing.train(listing.Plan(), LISTING_FOLDER),
-    "examples": lambda work: draw_examples(),
+    "listing": lambda work, demo: listing.train(listing.Plan(), demo / LISTING_FOLDER.name),
+    "examples": lambda work, demo: draw_examples(),
 }
 
 
 def main() -> None:
     """Run the steps named on the command line, in that order."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("steps", nargs="+", choices=_STEPS)
     parser.add_argument("--work", type=Path, default=Path(".train"), help="folder of pictures and checkpoints")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="threads of torch; more hardly pay for models this small"
-    )
+    parser.add_argument("--demo", type=Path, default=DEMO, help="folder that the models' folders are written to")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more hardly pay for models this small")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in options.steps:
         wall_s, cpu_s = time.monotonic(), time.process_time()
-        _STEPS[name](options.work)
+        _STEPS[name](options.work, options.demo)
         wall_s, cpu_s = time.monotonic() - wall_s, time.process_time() - cpu_s
         print(f"{name}: done in {wall_s:.0f} s, CPU {cpu_s:.0f} s", flush=True)
 

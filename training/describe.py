@@ -58,6 +58,7 @@ class Plan:
     batch: int = 64
     tower_epochs: float = 2.0
     joint_epochs: float = 1.2
+    answer_steps: int = 500
     lr: float = 2e-3
     muon_lr: float = 3e-3
 
@@ -262,34 +263,102 @@ def train_jointly(pictures: PictureSet, plan: Plan, tower: Path, folder: Path) -
     progress = Progress("describe, joint", steps, every=50)
     reader = Reader(tokenizer)
     for step, (grid, chosen) in enumerate(_stream(pictures, plan.batch, steps, rng)):
-        labels, patches = pictures.labels[grid][chosen], pictures.patches[grid][chosen]
         # Every second batch in other colours, asked for shape alone.
-        recolour = step % 2 == 1
-        if recolour:
-            patches = recoloured(patches, rng)
-        texts = reader.rows([_asked(product_of(row), rng, colours=not recolour) for row in labels], grid)
+        batch = _Batch.of(pictures, grid, chosen, rng, recolour=step % 2 == 1)
         with torch.autocast("cpu", torch.bfloat16):
-            tokens = merged_tokens(model.model.visual, patches, grid)
-            words = caption_loss(model, tokens, texts, reader.image_span(grid), grid)
-        attributes = heads.loss(heads(tokens.float()), labels, SHAPE_ATTRIBUTES if recolour else tuple(ATTRIBUTES))
+            tokens = merged_tokens(model.model.visual, batch.patches, grid)
+        words = _words_loss(model, reader, tokens, batch, rng, questions=1)
+        attributes = heads.loss(heads(tokens.float()), batch.labels, batch.attributes)
         optimizer.step(words + 0.3 * attributes)
-        kind = "recoloured" if recolour else "drawn"
-        progress.report(step, **{f"words_{kind}": 2 * words, f"attributes_{kind}": 2 * attributes})
+        progress.report(step, **{f"words_{batch.kind}": 2 * words, f"attributes_{batch.kind}": 2 * attributes})
         if (step + 1) % 400 == 0 or step + 1 == steps:
             save(model, tokenizer, folder)
 
 
-def _asked(product: Product, rng: np.random.Generator, *, colours: bool) -> list[Exchange]:
+def train_answers(pictures: PictureSet, plan: Plan, folder: Path) -> None:
+    """Train the language model of a written folder further, on more questions; the tower stays as it is.
+
+    To say yes or no it has to compare two words before it writes either, which it learns last.
+    """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.manual_seed(plan.seed)
+    tokenizer = make_tokenizer(plan.seed)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    rng = np.random.default_rng((plan.seed, 4))
+    optimizer = Optimizer(
+        [model.model.language_model], steps=plan.answer_steps, lr=plan.lr / 2, muon_lr=plan.muon_lr / 2
+    )
+    progress = Progress("describe, answers", plan.answer_steps, every=50)
+    reader = Reader(tokenizer)
+    for step, (grid, chosen) in enumerate(_stream(pictures, plan.batch, plan.answer_steps, rng)):
+        batch = _Batch.of(pictures, grid, chosen, rng, recolour=step % 4 == 3)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            tokens = merged_tokens(model.model.visual, batch.patches, grid)
+        words = _words_loss(model, reader, tokens, batch, rng, questions=3)
+        optimizer.step(words)
+        progress.report(step, words=words)
+    save(model, tokenizer, folder)
+
+
+@attrs.frozen(eq=False)
+class _Batch:
+    """Pictures of one grid, as drawn or in other colours."""
+
+    grid: Grid
+    patches: torch.Tensor
+    labels: torch.Tensor
+    recoloured: bool
+
+    @classmethod
+    def of(
+        cls,
+        pictures: PictureSet,
+        grid: Grid,
+        chosen: NDArray[np.int64],
+        rng: np.random.Generator,
+        *,
+        recolour: bool,
+    ) -> "_Batch":
+        patches = pictures.patches[grid][chosen]
+        return cls(grid, recoloured(patches, rng) if recolour else patches, pictures.labels[grid][chosen], recolour)
+
+    @property
+    def kind(self) -> str:
+        return "recoloured" if self.recoloured else "drawn"
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What can be asked about the pictures."""
+        return SHAPE_ATTRIBUTES if self.recoloured else tuple(ATTRIBUTES)
+
+
+def _words_loss(
+    model: Qwen2_5_VLForConditionalGeneration,
+    reader: Reader,
+    tokens: torch.Tensor,
+    batch: _Batch,
+    rng: np.random.Generator,
+    *,
+    questions: int,
+) -> torch.Tensor:
+    asked = [_asked(product_of(row), rng, questions, colours=not batch.recoloured) for row in batch.labels]
+    texts = reader.rows(asked, batch.grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        return caption_loss(model, tokens, texts, reader.image_span(batch.grid), batch.grid)
+
+
+def _asked(product: Product, rng: np.random.Generator, questions: int, *, colours: bool) -> list[Exchange]:
     """Choose what is asked about a picture.
 
     In half of the captions the words already said are wrong: the object's word is to be read from the picture,
     not from the words that it was seen with in training.
     """
     if not colours:
-        return [Exchange(*shape_exchange(product, rng)) for _ in range(2)]
+        return [Exchange(*shape_exchange(product, rng)) for _ in range(questions + 1)]
     question, answer = caption_exchange(product)
     said = sentence(misread(product, rng)) if rng.random() < 0.5 else answer
-    return [Exchange(question, answer, said), Exchange(*random_exchange(product, rng))]
+    others = [Exchange(*random_exchange(product, rng)) for _ in range(questions)]
+    return [Exchange(question, answer, said), *others]
 
 
 def _stream(

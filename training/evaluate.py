@@ -238,7 +238,7 @@ def write_card(folder: Path, table: Table) -> None:
 
 def main() -> None:
     """Evaluate one or both models, print the tables and, if asked, put them into the cards."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="describe|listing", default=["describe", "listing"])
     parser.add_argument("--describe-folder", type=Path, default=DESCRIBE_FOLDER)
     parser.add_argument("--listing-folder", type=Path, default=LISTING_FOLDER)
