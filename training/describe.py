@@ -106,7 +106,9 @@ def save(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokeniz
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, eos_token_id=tokens.eos_token_id, pad_token_id=tokens.pad_token_id, max_new_tokens=64
     )
-    copy.deepcopy(model).bfloat16().save_pretrained(folder)
+    rounded: Any = copy.deepcopy(model).bfloat16()
+    rounded.config.text_config.dtype = rounded.config.vision_config.dtype = torch.bfloat16
+    rounded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
 
