@@ -66,7 +66,7 @@ BAD_INPUT: list[tuple[str, dict[str, Any], str]] = [
     ("speak", {"text": ""}, "$.text: expected at least 1 character"),
     ("speak", {"text": " \n\t"}, "$.text: expected words, got only white space"),
     ("speak", {"text": "…!?"}, "$.text: expected words, got nothing that can be said"),
-    ("speak", {"text": "x" * 5001}, "$.text: expected at most 5000 characters"),
+    ("speak", {"text": "x" * 80_001}, "$.text: expected at most 80000 characters"),
     ("speak", {**SPEECH, "voice": ""}, "$.voice: expected at least 1 character"),
     ("speak", {**SPEECH, "voice": "nobody"}, "$.voice: unknown voice 'nobody'; there are: "),
     ("speak", {**SPEECH, "audio_prompt_url": "voice.wav"}, "$.audio_prompt_url: expected an http, https or data URL"),
