@@ -115,6 +115,17 @@ def test_torch_is_the_same_in_every_extra() -> None:
     assert lines == {"torch==2.13.0"}
 
 
+def test_the_image_copies_what_is_there_and_what_the_context_holds() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    admitted = [line.removeprefix("!") for line in ignored if line.startswith("!")]
+    assert copied
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert any(name == each or name.startswith(f"{each}/") for each in admitted), name
+
+
 # --- the environment, with a pip that only notes what it was asked for ---
 
 EXTRAS = {"qwen": ["torch==2.13.0", "x"], "speech": ["y"], "test": ["z"]}

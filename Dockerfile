@@ -1,0 +1,49 @@
+# One image for each profile of services.toml, with just what that profile needs:
+#
+#   docker build -t aiservices .                                          the demo, no GPU needed
+#   docker build -t describe --build-arg PROFILE=qwen-describe-image .    one model, one container
+#
+#   docker run --rm -p 8001:8001 aiservices
+#   docker run --rm -p 8001:8001 --gpus all --stop-timeout 40 -v models:/models --env-file .env describe
+#
+# Other commands than "serve" go behind the image's name: check, pull, runpod (with --build-arg EXTRAS=runpod).
+FROM python:3.11-slim-bookworm
+
+# The profile to install for and to run.
+ARG PROFILE=demo
+# More extras of setup.cfg, separated by commas: s3, runpod.
+ARG EXTRAS=""
+# Where torch comes from. For an image without a GPU, PyTorch's index of CPU builds saves some 3 GB.
+ARG TORCH_INDEX_URL=""
+
+RUN useradd --create-home --uid 10001 aiservices \
+    && install --directory --owner=aiservices --group=aiservices /models
+
+WORKDIR /app
+# Only what decides what is installed: this layer stays until one of these changes.
+COPY setup.cfg pyproject.toml services.toml ./
+COPY requirements requirements
+COPY scripts/install scripts/installing.py scripts/
+COPY aiservices/__init__.py aiservices/
+RUN PIP_NO_CACHE_DIR=1 scripts/install "$PROFILE" --with "$EXTRAS"
+COPY aiservices aiservices
+# The process may not write here.
+RUN .venv/bin/python -m compileall -q aiservices
+
+ENV AISERVICES_CONFIG=/app/services.toml \
+    AISERVICES_HOST=0.0.0.0 \
+    AISERVICES_MODEL_DIR=/models \
+    AISERVICES_PROFILE=$PROFILE \
+    NUMBA_CACHE_DIR=/tmp/numba \
+    PYTHONUNBUFFERED=1
+
+USER aiservices
+VOLUME /models
+EXPOSE 8001
+# Alive is enough: a container that still loads its model must not be killed for it. /readyz says whether it is ready.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["/app/.venv/bin/python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('AISERVICES_PORT', '8001') + '/livez', timeout=4)"]
+
+# No shell between the container's runtime and the process: SIGTERM reaches it, and it drains (grace_s).
+ENTRYPOINT ["/app/.venv/bin/python", "-m", "aiservices"]
+CMD ["serve"]
