@@ -76,7 +76,7 @@ def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
     config = model.config
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id, max_new_tokens=512,
+        pad_token_id=config.pad_token_id, max_new_tokens=1024,
     )  # fmt: skip
     copy.deepcopy(model).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
