@@ -1,6 +1,6 @@
 """Settings: ``services.toml``, one profile of it, and what the environment overrides.
 
-The file has the tables ``[server]``, ``[fetch]``, ``[webhook]``, ``[s3]``, ``[services.NAME]`` and
+The file has the tables ``[server]``, ``[fetch]``, ``[webhook]``, ``[s3]``, ``[outputs]``, ``[services.NAME]`` and
 ``[profiles.NAME.services]``. A profile names the services that run and may override any of their settings. Every
 setting has one name with its unit, here; anything unknown is an error that suggests the nearest right word.
 """
@@ -83,6 +83,25 @@ class S3Config:
 
 
 @attrs.frozen(kw_only=True)
+class OutputsConfig:
+    """``[outputs]``: the bucket that large outputs go to; empty: they stay in the answer, but for a job's own bucket.
+
+    Empty values of endpoint, region and keys are those of ``[s3]``.
+    """
+
+    bucket: str = ""
+    prefix: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    access_key_id: str = attrs.field(default="", repr=False)
+    secret_access_key: str = attrs.field(default="", repr=False)
+    max_inline_bytes: Positive = 4 * 1024 * 1024
+    url_lifetime_s: Annotated[int, Meta(ge=1, le=604_800)] = 86_400
+    timeout_s: PositiveSeconds = 60.0
+    max_concurrency: Positive = 8
+
+
+@attrs.frozen(kw_only=True)
 class ServiceConfig:
     """``[services.NAME]``: one service, with the profile's overrides applied."""
 
@@ -120,6 +139,7 @@ class Config:
     fetch: FetchConfig = FetchConfig()
     webhook: WebhookConfig = WebhookConfig()
     s3: S3Config = S3Config()
+    outputs: OutputsConfig = OutputsConfig()
     profile: str = ""
     services: Mapping[str, ServiceConfig] = attrs.Factory(dict)
     profiles: tuple[str, ...] = ()
@@ -140,6 +160,9 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "AISERVICES_S3_REGION": ("s3", "region"),
     "AISERVICES_S3_ACCESS_KEY_ID": ("s3", "access_key_id"),
     "AISERVICES_S3_SECRET_ACCESS_KEY": ("s3", "secret_access_key"),
+    "AISERVICES_OUTPUTS_BUCKET": ("outputs", "bucket"),
+    "AISERVICES_OUTPUTS_ACCESS_KEY_ID": ("outputs", "access_key_id"),
+    "AISERVICES_OUTPUTS_SECRET_ACCESS_KEY": ("outputs", "secret_access_key"),
 }
 """Environment variable -> (table, key) that it overrides; a value of several words is separated by commas."""
 
@@ -151,6 +174,7 @@ _TABLES: Mapping[str, type[Any]] = {
     "fetch": FetchConfig,
     "webhook": WebhookConfig,
     "s3": S3Config,
+    "outputs": OutputsConfig,
 }
 _LISTS = {("server", "api_keys"), ("fetch", "allow_hosts")}
 _FORMS: Mapping[str, str] = {

@@ -135,6 +135,14 @@ class Fetcher:
             return
         raise failure.as_error(field)
 
+    def guarded_resolver(self) -> AbstractResolver:
+        """Return a resolver for other clients of strangers' hosts: it gives public addresses, or those allowed, only.
+
+        It never sees a host that is a literal address, so who uses it calls :meth:`check_url` too. The caller closes it.
+        """
+        lookup = self._resolver or _SystemResolver(max_threads=self._config.max_concurrency)
+        return _GuardedResolver(lookup, self._allowed)
+
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download an ``http``, ``https`` or ``data:`` URL and make sure by its bytes that it is of the kind.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 import attrs
+from msgspec import Meta
 
 InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT")
@@ -24,6 +25,23 @@ P = ParamSpec("P")
 
 MediaKind = Literal["image", "audio"]
 """What a fetched file has to be, judged by its first bytes."""
+
+
+FILE_MARK = "media_type_field"
+"""Key in the ``extra`` of a field's :class:`msgspec.Meta` that :func:`base64_file` sets."""
+
+
+def base64_file(description: str, *, media_type_field: str = "media_type") -> Meta:
+    """Describe a field of an ``Output`` that holds a file in base64, so that the house may put the file into a bucket.
+
+    The field ``audio`` then becomes ``audio_url``, a signed URL.
+
+    Args:
+        description: of the field.
+        media_type_field: the field beside it that holds the file's media type, as ``audio/wav``.
+    """
+    encoding = {"contentEncoding": "base64"}  # https://json-schema.org/draft/2020-12/json-schema-validation#section-8.3
+    return Meta(description=description, extra_json_schema=encoding, extra={FILE_MARK: media_type_field})
 
 
 class Context(Protocol):

@@ -13,10 +13,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import msgspec
+from msgspec import Meta
 
 
 class JobStatus(StrEnum):
@@ -47,6 +48,40 @@ class Policy:
     timeout_s: float
     ttl_s: float
     low_priority: bool = False
+
+
+class Destination(msgspec.Struct, frozen=True, rename="camel"):
+    """RunPod's ``s3Config``: the caller's own bucket for this job's files."""
+
+    access_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    access_secret: Annotated[str, Meta(min_length=1, max_length=1024)]
+    bucket_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$", description="Name of the bucket.")]
+    endpoint_url: Annotated[str, Meta(min_length=1, max_length=1024, description="The store, as an http or https URL.")]
+    object_path: Annotated[str, Meta(max_length=512, description="Folder in the bucket.")] = ""
+
+    def __repr__(self) -> str:
+        return f"Destination({self.bucket_name!r})"  # never the keys
+
+
+@attrs.frozen
+class OutputFile:
+    """A file of an output on its way into a bucket.
+
+    Attributes:
+        name: the output's field.
+    """
+
+    name: str
+    media_type: str
+    data: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Packed:
+    """An output without its large files, and these."""
+
+    rest: Mapping[str, Any] = attrs.field(repr=False)
+    files: tuple[OutputFile, ...]
 
 
 class StreamBuffer:
@@ -118,6 +153,7 @@ class Job:
     input: Any
     input_bytes: int = 0
     webhook: str | None = None
+    destination: Destination | None = None
     idempotency_key: str | None = None
     submitted_at: float
     worker_id: str = ""
@@ -197,7 +233,7 @@ class Job:
         self.status, self.output, self.error = status, output, error
         self.ended_at = self.clock()
         if status not in RETRYABLE:
-            self.input, self.input_bytes = None, 0
+            self.input, self.input_bytes, self.destination = None, 0, None
         self.on_end(self)
         self.done.set()
         self.changed.set()

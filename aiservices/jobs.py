@@ -13,7 +13,7 @@ import msgspec
 
 from aiservices.config import ServiceConfig
 from aiservices.errors import Conflict, JobNotFound, QueueFull
-from aiservices.job import ENDED, RETRYABLE, Job, JobStatus, Policy, StreamBuffer
+from aiservices.job import ENDED, RETRYABLE, Destination, Job, JobStatus, Policy, StreamBuffer
 
 QUEUE_FULL_RETRY_AFTER_S = 5.0
 
@@ -49,6 +49,7 @@ class Submission:
     input_bytes: int
     policy: Policy
     webhook: str | None = None
+    destination: Destination | None = None
     idempotency_key: str | None = None
     fingerprint: bytes = b""
 
@@ -135,6 +136,7 @@ class JobManager:
             input=submission.input,
             input_bytes=submission.input_bytes,
             webhook=submission.webhook,
+            destination=submission.destination,
             idempotency_key=submission.idempotency_key,
             submitted_at=self._timers.time(),
             on_end=self._ended,

@@ -21,7 +21,7 @@ from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
 from aiservices.service import Service, Shared
-from aiservices.storage import ModelStore
+from aiservices.storage import ModelStore, OutputStore
 from aiservices.webhooks import WebhookSender
 
 log = get_logger(__name__)
@@ -48,9 +48,11 @@ class Registry:
         self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
         self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
         self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self.metrics.webhook)
+        self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
         shared = Shared(
             fetcher=self._fetcher,
             webhooks=self._webhooks,
+            outputs=self._outputs,
             metrics=self.metrics,
             store=ModelStore(config),
             pool=self._pool,
@@ -99,6 +101,7 @@ class Registry:
             await asyncio.gather(self._lag_watch, return_exceptions=True)
         await self._webhooks.drain(0.0)
         await self._fetcher.close()
+        self._outputs.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -30,7 +30,7 @@ import msgspec
 from aiservices.config import ServiceConfig
 from aiservices.errors import JobFailed, ModelBroken, OutOfMemory, ServiceError
 from aiservices.handler import BatchHandler, Handler, MediaKind, StepHandler, Task
-from aiservices.job import Job, JobStatus
+from aiservices.job import Destination, Job, JobStatus, Packed
 from aiservices.logs import get_logger
 
 T = TypeVar("T")
@@ -59,6 +59,16 @@ class Fetch(Protocol):
         """Download a URL, or raise FetchError."""
 
 
+class Outputs(Protocol):
+    """Makes the answer of what a handler gave (:class:`aiservices.storage.outputs.OutputStore`)."""
+
+    def pack(self, output: Any, destination: Destination | None) -> bytes | Packed:
+        """Encode an output; one with files for a bucket comes back in parts. In the pool."""
+
+    async def store(self, packed: Packed, job: Job) -> bytes:
+        """Put the files into the bucket; return the answer with their URLs, or raise ServiceError."""
+
+
 @attrs.frozen(kw_only=True)
 class House:
     """What a scheduler uses of the service around it.
@@ -68,6 +78,7 @@ class House:
         broken: the model's device is beyond repair, for this reason.
         batch: a batch, or a step, of so many jobs runs (metrics).
         fetch: guarded download.
+        outputs: encodes what a handler gave, large files by way of a bucket.
         pool: threads for preprocessing and postprocessing.
         thread: the model's thread.
     """
@@ -76,6 +87,7 @@ class House:
     broken: Callable[[str], None]
     batch: Callable[[int], None]
     fetch: Fetch
+    outputs: Outputs
     pool: Executor
     thread: ModelThread
 
@@ -340,16 +352,16 @@ class Scheduler(abc.ABC):
 
     async def _complete(self, attempt: Attempt, result: Any) -> None:
         try:
-            output = await attempt.run_in_pool(self._encode, result)
+            output = await attempt.run_in_pool(self._encode, result, attempt.job.destination)
+            if isinstance(output, Packed):
+                output = await self._house.outputs.store(output, attempt.job)
         except Exception as error:
             attempt.fail(error)
         else:
             attempt.finish(JobStatus.COMPLETED, output=output)
 
-    def _encode(self, result: Any) -> bytes:
-        output = self._handler.postprocess(result)
-        # As a dict the fields keep the order of their class, which msgspec alone does not promise for attrs classes.
-        return msgspec.json.encode(attrs.asdict(output) if attrs.has(type(output)) else output)
+    def _encode(self, result: Any, destination: Destination | None) -> bytes | Packed:
+        return self._house.outputs.pack(self._handler.postprocess(result), destination)
 
     def _learn(self, error: Exception | None, rows: int) -> None:
         """Out of memory halves the rows that run together; each success lets one more in again."""

@@ -31,12 +31,12 @@ from aiservices.executor import ModelExecutor, free_memory
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.job import Job, JobStatus, Policy
+from aiservices.job import Destination, Job, JobStatus, Policy
 from aiservices.jobs import JobManager, Submission, fingerprint
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
 from aiservices.scheduler import House, make_scheduler
-from aiservices.storage import ModelStore
+from aiservices.storage import ModelStore, OutputStore
 from aiservices.webhooks import WebhookSender
 
 DRAIN_RETRY_AFTER_S = 10.0
@@ -65,6 +65,7 @@ class JobRequest:
         input_bytes: size of the request.
         timeout_s, ttl_s: the caller's own limits; None takes the service's.
         webhook: URL that gets the status object when the job ends.
+        destination: the caller's bucket for the files of the output.
         idempotency_key: the same key and input bring the same job.
     """
 
@@ -74,6 +75,7 @@ class JobRequest:
     ttl_s: float | None = None
     low_priority: bool = False
     webhook: str | None = None
+    destination: Destination | None = None
     idempotency_key: str | None = None
 
 
@@ -90,6 +92,7 @@ class Shared:
 
     fetcher: Fetcher
     webhooks: WebhookSender
+    outputs: OutputStore
     metrics: Metrics
     store: ModelStore
     pool: Executor
@@ -132,6 +135,7 @@ class Service:
             broken=self._on_broken,
             batch=partial(shared.metrics.batch, self.name),
             fetch=shared.fetcher.fetch,
+            outputs=shared.outputs,
             pool=shared.pool,
             thread=self._executor,
         )
@@ -156,6 +160,8 @@ class Service:
         self._check_available(warmup)
         if request.webhook is not None:
             self._shared.webhooks.check_url(request.webhook, field="$.webhook")
+        if request.destination is not None:
+            self._shared.outputs.check(request.destination)
         given: Any = _Warmup() if warmup else self._read_input(request.input)
         keyed = request.idempotency_key is not None
         job = self._jobs.submit(
@@ -164,6 +170,7 @@ class Service:
                 input_bytes=request.input_bytes,
                 policy=self._policy(request),
                 webhook=request.webhook,
+                destination=request.destination,
                 idempotency_key=request.idempotency_key,
                 fingerprint=fingerprint(request.input) if keyed else b"",
             )

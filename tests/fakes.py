@@ -12,13 +12,13 @@ from typing import Annotated, Any, ParamSpec, TypeVar, cast
 import attrs
 from msgspec import Meta
 
-from aiservices.config import Config, ServiceConfig, WebhookConfig
+from aiservices.config import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
 from aiservices.metrics import Metrics
 from aiservices.service import Service, Shared
-from aiservices.storage import ModelStore
+from aiservices.storage import ModelStore, OutputStore
 from aiservices.webhooks import WebhookSender
 
 T = TypeVar("T")
@@ -199,6 +199,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
     return Shared(
         fetcher=network,
         webhooks=WebhookSender(WebhookConfig(), network, metrics.webhook),
+        outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),
         pool=pool or ThreadPoolExecutor(1),

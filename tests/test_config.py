@@ -338,7 +338,7 @@ def test_the_file_names_every_setting_once() -> None:
 def test_the_commented_defaults_are_the_defaults() -> None:
     text = (ROOT / "services.toml").read_text(encoding="utf-8")
     general = text.partition("# --- services")[0]
-    plain = re.sub(r"^# (?=\[(webhook|s3)\]|[a-z_0-9]+ = )", "", general, flags=re.MULTILINE)
+    plain = re.sub(r"^# (?=\[(webhook|s3|outputs)\]|[a-z_0-9]+ = )", "", general, flags=re.MULTILINE)
     config = load(plain + SMALL)
     assert attrs.evolve(config, services={}, profiles=()) == Config(profile="demo")
 

@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from aiservices.errors import InvalidInput
-from aiservices.handler import BatchHandler, Context, Handler
+from aiservices.handler import BatchHandler, Context, Handler, base64_file
 from aiservices.handlers import audio
 from aiservices.handlers.speech_encoding import MEDIA_TYPES, AudioFormat, fitting_rate, write_audio
 
@@ -119,7 +119,7 @@ class TextToSpeechInput:
 class TextToSpeechOutput:
     """The speech and what it was made with."""
 
-    audio: Annotated[str, msgspec.Meta(description="The audio file in base64.")]
+    audio: Annotated[str, base64_file("The audio file in base64; audio_url instead if it went to a bucket.")]
     media_type: Annotated[str, msgspec.Meta(description="Media type of the audio file, as audio/wav.")]
     format: Annotated[AudioFormat, msgspec.Meta(description="Coding, as asked for.")]
     sample_rate: Annotated[int, msgspec.Meta(description="Samples a second.")]

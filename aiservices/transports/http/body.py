@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
+from aiservices.job import Destination
 from aiservices.service import JobRequest
 from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone
 
@@ -53,7 +54,7 @@ class RunBody(msgspec.Struct, frozen=True, rename="camel"):
     input: dict[str, Any]
     webhook: str | None = None
     policy: RunPolicy | None = None
-    s3_config: Any = None
+    s3_config: Destination | None = None
 
 
 async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
@@ -74,6 +75,7 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
         ttl_s=None if policy.ttl is None else policy.ttl / 1000,
         low_priority=policy.low_priority,
         webhook=body.webhook,
+        destination=body.s3_config,
         idempotency_key=key,
     )
 
@@ -91,8 +93,6 @@ def parse(raw: bytes) -> RunBody:
         body = msgspec.convert(document, RunBody)
     except msgspec.ValidationError as error:
         raise explain(RunBody, str(error)) from None
-    if body.s3_config is not None:
-        raise InvalidInput("$.s3Config", "outputs to a bucket are not built in yet; leave it out")
     # RunPod's Python client wraps an empty input once more.
     return msgspec.structs.replace(body, input={}) if body.input == {"input": {}} else body
 

@@ -17,7 +17,7 @@ import msgspec
 from aiservices.config import Config
 from aiservices.errors import InvalidInput, ServiceError
 from aiservices.inputs import explain
-from aiservices.job import Job, JobStatus
+from aiservices.job import Destination, Job, JobStatus
 from aiservices.logs import get_logger
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service, ServiceState
@@ -40,6 +40,7 @@ class Event(msgspec.Struct, frozen=True, rename="camel"):
 
     id: str
     input: dict[str, Any]
+    s3_config: Destination | None = None
 
 
 @attrs.define(eq=False)
@@ -137,7 +138,7 @@ class RunPodAdapter:
         service, payload = self._choose(given.input)
         # RunPod's Python client wraps an empty input once more.
         payload = {} if payload == {"input": {}} else payload
-        run = _Run(service, service.submit(JobRequest(input=payload)))
+        run = _Run(service, service.submit(JobRequest(input=payload, destination=given.s3_config)))
         self._runs[given.id] = run
         log.info("runpod.job", service=service.name, job=run.job.id, request=given.id)
         return run

@@ -75,7 +75,7 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     ),
     "bucket": (
         {"input": {}, "s3Config": {"bucketName": "mine"}},
-        "$.s3Config: outputs to a bucket are not built in yet; leave it out",
+        "$.s3Config.accessId: this field is required",
     ),
 }
 
