@@ -45,6 +45,7 @@ class ServerConfig:
     max_run_body_bytes: Positive = 10 * 1024 * 1024
     max_runsync_body_bytes: Positive = 20 * 1024 * 1024
     model_dir: Path = Path("models")
+    cache_gib: Seconds = 0.0
     pool_threads: Positive = 2
 
 
@@ -80,6 +81,14 @@ class S3Config:
     region: str = ""
     access_key_id: str = attrs.field(default="", repr=False)
     secret_access_key: str = attrs.field(default="", repr=False)
+    session_token: str = attrs.field(default="", repr=False)
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    max_concurrency: Positive = 16
+    part_mib: Positive = 16
+    attempts: Positive = 6
+    retry_wait_s: Seconds = 0.5
+    connect_timeout_s: PositiveSeconds = 10.0
+    read_timeout_s: PositiveSeconds = 30.0
 
 
 @attrs.frozen(kw_only=True)
@@ -154,12 +163,14 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "AISERVICES_LOG_LEVEL": ("server", "log_level"),
     "AISERVICES_LOG_FORMAT": ("server", "log_format"),
     "AISERVICES_MODEL_DIR": ("server", "model_dir"),
+    "AISERVICES_CACHE_GIB": ("server", "cache_gib"),
     "AISERVICES_FETCH_ALLOW_HOSTS": ("fetch", "allow_hosts"),
     "AISERVICES_WEBHOOK_SECRET": ("webhook", "secret"),
     "AISERVICES_S3_ENDPOINT_URL": ("s3", "endpoint_url"),
     "AISERVICES_S3_REGION": ("s3", "region"),
     "AISERVICES_S3_ACCESS_KEY_ID": ("s3", "access_key_id"),
     "AISERVICES_S3_SECRET_ACCESS_KEY": ("s3", "secret_access_key"),
+    "AISERVICES_S3_SESSION_TOKEN": ("s3", "session_token"),
     "AISERVICES_OUTPUTS_BUCKET": ("outputs", "bucket"),
     "AISERVICES_OUTPUTS_ACCESS_KEY_ID": ("outputs", "access_key_id"),
     "AISERVICES_OUTPUTS_SECRET_ACCESS_KEY": ("outputs", "secret_access_key"),

@@ -20,6 +20,7 @@ MAY_BLOCK = {
     "prometheus_client/process_collector.py": {"collect"},  # reads /proc, which is no disk
     "linecache.py": {"updatecache", "checkcache"},  # source lines of a traceback that is being written
     "aiservices/loops.py": {"_run"},  # a loop of its own is there so that it may
+    "aiobotocore/session.py": {"_create_client"},  # reads its service's description; on a loop where nobody waits
     "<frozen importlib._bootstrap>": {"_find_and_load"},  # a first import; models import in their own thread
 }
 

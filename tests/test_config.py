@@ -251,6 +251,7 @@ def test_the_environment_names_the_file_unless_an_argument_does() -> None:
 FITTING: dict[str, tuple[str, object]] = {
     "port": ("7", 7),
     "grace_s": ("1.5", 1.5),
+    "cache_gib": ("1.5", 1.5),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "model_dir": ("/models", Path("/models")),

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 from aiservices.config import Config
 from aiservices.errors import ServiceError, nearest
 from aiservices.logs import get_logger
-from aiservices.storage import bucket, hub
-from aiservices.storage.threads import in_thread
+from aiservices.storage import hub
+from aiservices.storage.cache import Cache, CachedModel
+from aiservices.storage.progress import OnProgress, Progress
+from aiservices.storage.s3.bring import bring, describe
+from aiservices.storage.s3.upload import push
+from aiservices.storage.threads import in_thread, on_own_loop
 
 PACKAGE_SCHEME = "package://"
 HUB_SCHEME = "hf://"
@@ -32,19 +37,26 @@ class ModelStore:
     anything else                       a folder, relative to where the process was started
     ==================================  ====================================================================
 
+    What was resolved is in use, and not removed, until :meth:`close` or the end of the process.
+
     Args:
-        config: the folder that keeps downloads and the S3 settings.
+        config: the folder that keeps downloads, how much it may hold, and the S3 settings.
     """
 
     def __init__(self, config: Config) -> None:
-        self._model_dir = config.server.model_dir
+        self._cache = Cache(config.server.model_dir, int(config.server.cache_gib * 2**30))
+        self._hub_dir = config.server.model_dir / "hub"
         self._s3 = config.s3
         self._running: dict[str, asyncio.Lock] = {}
 
-    async def resolve(self, uri: str) -> Path | None:
+    async def resolve(self, uri: str, on_progress: OnProgress | None = None) -> Path | None:
         """Return the folder, downloading what is not there yet; None for a service without a model.
 
-        Two services that name the same model download it once.
+        Two services that name the same model download it once, and so do two processes on one volume.
+
+        Args:
+            uri: what the table above knows.
+            on_progress: told on this loop how far a download is, a few times a second.
 
         Raises:
             ServiceError: there is no such model, or it cannot be had; the text says what to do.
@@ -53,7 +65,7 @@ class ModelStore:
             return None
         async with self._running.setdefault(uri, asyncio.Lock()):
             began = time.monotonic()
-            folder = await self._resolvers()[_scheme(uri)](uri)
+            folder = await self._resolvers(on_progress)[_scheme(uri)](uri)
         log.info("model.found", model=uri, folder=str(folder), seconds=round(time.monotonic() - began, 3))
         return folder
 
@@ -65,18 +77,61 @@ class ModelStore:
         """
         scheme = _scheme(uri)
         if scheme == HUB_SCHEME:
-            return await in_thread(hub.describe, uri, self._model_dir / "hub")
+            return await in_thread(hub.describe, uri, self._hub_dir)
         if scheme == BUCKET_SCHEME:
-            return await in_thread(bucket.describe, uri, self._model_dir / "s3", self._s3)
-        return f"in {await self._resolvers()[scheme](uri)}"
+            return await on_own_loop(describe(uri, self._s3, self._cache))
+        return f"in {await self._resolvers(None)[scheme](uri)}"
 
-    def _resolvers(self) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
+    async def push(self, folder: Path, uri: str, on_progress: OnProgress | None = None) -> str:
+        """Upload a folder below a prefix of a bucket, with a manifest of SHA-256 sums; return where it lies.
+
+        Raises:
+            ServiceError: there is nothing to upload, or the store does not take it.
+        """
+        if _scheme(uri) != BUCKET_SCHEME:
+            raise ServiceError(f"{uri!r}: only a bucket takes uploads; expected s3://bucket/prefix/")
+        return await on_own_loop(push(folder, uri, self._s3, _on_this_loop(on_progress)))
+
+    async def models(self) -> list[CachedModel]:
+        """Return what was downloaded and is kept, last used first."""
+        return await in_thread(self._cache.models)
+
+    async def remove(self, name: str) -> list[CachedModel]:
+        """Remove a downloaded model: all versions; return them.
+
+        Raises:
+            ServiceError: none is of that name, or it is in use.
+        """
+        return await in_thread(self._cache.remove, name)
+
+    async def close(self) -> None:
+        """Let go of every folder; waits until what was downloaded is on disk."""
+        await in_thread(self._cache.close)
+
+    def _resolvers(self, on_progress: OnProgress | None) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
         return {
             PACKAGE_SCHEME: lambda uri: in_thread(_from_package, uri),
-            HUB_SCHEME: lambda uri: in_thread(hub.download, uri, self._model_dir / "hub"),
-            BUCKET_SCHEME: lambda uri: in_thread(bucket.download, uri, self._model_dir / "s3", self._s3),
+            HUB_SCHEME: lambda uri: in_thread(self._from_hub, uri),
+            BUCKET_SCHEME: lambda uri: on_own_loop(bring(uri, self._s3, self._cache, _on_this_loop(on_progress))),
             "": lambda uri: in_thread(_existing, Path(uri), uri),
         }
+
+    def _from_hub(self, uri: str) -> Path:
+        folder = hub.download(uri, self._hub_dir)
+        self._cache.use(self._hub_dir / folder.relative_to(self._hub_dir).parts[0])
+        return folder
+
+
+def _on_this_loop(on_progress: OnProgress | None) -> OnProgress:
+    """Have it called here, wherever the work is done."""
+    if on_progress is None:
+        return lambda progress: None
+    loop = asyncio.get_running_loop()
+
+    def tell(progress: Progress) -> None:
+        loop.call_soon_threadsafe(partial(on_progress, progress))
+
+    return tell
 
 
 def _scheme(uri: str) -> str:

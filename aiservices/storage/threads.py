@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from aiservices.loops import LoopThread
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -33,3 +35,12 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
     threading.Thread(target=work, name=f"storage-{function.__name__}", daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+async def on_own_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Await work on an event loop of its own, in a thread: thousands of requests must not slow ours down."""
+    own = LoopThread("storage")
+    try:
+        return await own.run(work)
+    finally:
+        own.close()

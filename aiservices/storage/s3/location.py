@@ -12,7 +12,11 @@ import attrs
 from aiservices.errors import ServiceError
 
 WEIGHTS = frozenset(
-    ".safetensors .bin .pt .pth .ckpt .gguf .ggml .onnx .npz .npy .h5 .msgpack .nemo .tflite .pb .engine .pkl".split()
+    f".{name}"
+    for name in (
+        *("safetensors", "bin", "pt", "pth", "ckpt", "gguf", "ggml", "onnx", "npz", "npy", "h5", "msgpack"),
+        *("nemo", "tflite", "pb", "engine", "pkl"),
+    )
 )
 """Suffixes of files that hold weights: without one of them a prefix holds no model."""
 

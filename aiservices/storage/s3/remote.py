@@ -1,0 +1,158 @@
+"""What lies below a prefix: the listing, and the manifest with SHA-256 sums if there is one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from aiservices.config import S3Config
+from aiservices.errors import ServiceError
+from aiservices.storage.s3.client import retried, status_of
+from aiservices.storage.s3.location import Location, chosen, holds_weights
+
+MAX_OBJECTS = 100_000
+"""More below one prefix is no model."""
+
+MANIFEST = "SHA256SUMS"
+"""Name of the manifest, in the form of ``sha256sum``; ``sha256sum -c SHA256SUMS`` checks a folder with it."""
+
+MARKER = ".aiservices.json"
+"""Our own file in a whole folder; an object of that name is not a file of the model."""
+
+MAX_NAME_BYTES = 255
+SHOWN = 3
+
+_SUM = re.compile(r"^(?P<sum>[0-9a-f]{64}) [ *](?P<path>.+)$")
+
+
+@attrs.frozen
+class RemoteObject:
+    """One file of the model.
+
+    Attributes:
+        path: below the prefix, parts separated by slashes.
+        etag: without its quotes.
+    """
+
+    path: str
+    size: int
+    etag: str
+
+
+async def list_model(client: Any, location: Location, settings: S3Config) -> list[RemoteObject]:
+    """Return the files of the model, sorted by path.
+
+    Raises:
+        ServiceError: there is none, or a key could write outside of the model's folder.
+    """
+    entries = await _list(client, location, settings)
+    objects = [_read(entry, location) for entry in entries if not entry["Key"].endswith("/")]
+    objects = [found for found in objects if found.path != MARKER]
+    wanted = set(chosen(location, [found.path for found in objects]))
+    _check_model(location, [found.path for found in objects], wanted)
+    return sorted((found for found in objects if found.path in wanted), key=lambda found: found.path)
+
+
+def fingerprint(objects: Iterable[RemoteObject]) -> str:
+    """Return a name for exactly these files with exactly this content."""
+    lines = sorted(f"{each.path}\0{each.size}\0{each.etag}\n" for each in objects)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+async def read_manifest(
+    client: Any, location: Location, settings: S3Config, objects: Sequence[RemoteObject]
+) -> Mapping[str, str]:
+    """Return SHA-256 sums by path; none where there is no manifest.
+
+    Raises:
+        ServiceError: it names files that are not there, as after an upload that broke off.
+    """
+    if not any(each.path == MANIFEST for each in objects):
+        return {}
+
+    async def read() -> bytes:
+        response = await client.get_object(Bucket=location.bucket, Key=location.below + MANIFEST)
+        async with response["Body"] as body:
+            content: bytes = await body.read()
+        return content
+
+    sums = parse_manifest((await retried(settings, read)).decode("utf-8", errors="replace"))
+    wanted = chosen(location, list(sums))
+    missing = sorted(set(wanted) - {each.path for each in objects})
+    if missing:
+        raise ServiceError(f"{MANIFEST} names {_some(missing)}, not in the bucket: an upload broke off?")
+    return sums
+
+
+def parse_manifest(text: str) -> dict[str, str]:
+    """Read the form of ``sha256sum``; lines that are none are no sums."""
+    found = (_SUM.match(line) for line in text.splitlines())
+    return {match["path"].removeprefix("./"): match["sum"] for match in found if match}
+
+
+def write_manifest(sums: Mapping[str, str]) -> str:
+    """Write what :func:`parse_manifest` reads."""
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items()))
+
+
+async def _list(client: Any, location: Location, settings: S3Config) -> list[Mapping[str, Any]]:
+    entries: list[Mapping[str, Any]] = []
+    query: dict[str, Any] = {"Bucket": location.bucket, "Prefix": location.below}
+    while True:
+        page = await retried(settings, lambda: client.list_objects_v2(**query))
+        entries += page.get("Contents", ())
+        if len(entries) > MAX_OBJECTS:
+            raise ServiceError(f"more than {MAX_OBJECTS} objects lie there; that is no model")
+        if not page.get("IsTruncated"):
+            return entries
+        query["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _read(entry: Mapping[str, Any], location: Location) -> RemoteObject:
+    path = str(entry["Key"]).removeprefix(location.below)
+    check_path(path)
+    return RemoteObject(path, int(entry["Size"]), str(entry["ETag"]).strip('"'))
+
+
+def check_path(path: str) -> None:
+    """Refuse what would not be a file below the model's folder.
+
+    Raises:
+        ServiceError: names the key.
+    """
+    parts = path.split("/")
+    bad = any(part in ("", ".", "..") or len(part.encode()) > MAX_NAME_BYTES for part in parts)
+    if bad or "\\" in path or not path.isprintable():
+        raise ServiceError(f"the key {path!r} cannot be a file below the model's folder; nothing was downloaded")
+
+
+def _check_model(location: Location, paths: list[str], wanted: set[str]) -> None:
+    if not paths:
+        raise ServiceError("there is nothing below this prefix")
+    if not wanted:
+        raise ServiceError(f"no file there fits the patterns; there are {_some(paths)}")
+    if not location.files and not holds_weights(list(wanted)):
+        raise ServiceError(f"no model lies there: {_some(sorted(wanted))}, but no weights (else name ?files=…)")
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(paths[:SHOWN]) + more
+
+
+async def upload_part_bytes(client: Any, location: Location, each: RemoteObject) -> int | None:
+    """Ask how large the parts were that an object was uploaded in; None where the store does not tell."""
+    from botocore.exceptions import ClientError
+
+    try:
+        first = await client.head_object(Bucket=location.bucket, Key=location.below + each.path, PartNumber=1)
+    except ClientError as error:
+        if status_of(error) in (400, 416, 501):
+            return None
+        raise
+    told = first.get("PartsCount") or first["ContentLength"] < each.size
+    return int(first["ContentLength"]) if told else None
