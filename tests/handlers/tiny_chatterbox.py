@@ -166,11 +166,11 @@ def plant_stop(t3: Any, ends_at: int = 25) -> None:
 
 def plant_turbo_stop(t3: Any) -> None:
     """Let only some tokens be likely, and the stop token about one time in twenty."""
-    t3.speech_head.weight[:] *= 30
+    t3.speech_head.weight[:] *= 6
     t3.speech_head.weight[STOP_SPEECH] = 0
     t3.speech_head.bias[:] = 0
     t3.speech_head.bias[ALLOWED:] = -1000
-    t3.speech_head.bias[STOP_SPEECH] = 4.0
+    t3.speech_head.bias[STOP_SPEECH] = 4.5
 
 
 def write_tokenizer(folder: Path, name: str = "tokenizer.json", languages: Sequence[str] = ()) -> None:

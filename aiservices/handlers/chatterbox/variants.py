@@ -1,0 +1,212 @@
+"""The released kinds of checkpoint: which files they have, how their text is written and how they are heard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from aiservices.errors import InvalidInput, ServiceError
+from aiservices.handlers.chatterbox.library import Library
+
+VariantName = Literal["english", "multilingual", "turbo"]
+
+_MARKS = re.compile(r"\[(?:START|STOP|UNK|SPACE|PAD|SEP|CLS|MASK|cj_.|[a-z]{2})\]")
+_HELPERS = {"ja": "pykakasi", "he": "dicta_onnx", "ru": "russian_text_stresser", "zh": "spacy_pkuseg"}
+
+
+@attrs.frozen
+class Variant:
+    """One kind of checkpoint.
+
+    Args:
+        name: as in the options.
+        t3_file: pattern of the file with T3's weights.
+        s3gen_files: names that S3Gen's file may have.
+        tokenizer_file: what the text's tokenizer is read from.
+        repetition_penalty: the library's default.
+        min_p: likewise.
+        top_p: likewise.
+        top_k: likewise.
+        guided: whether ``cfg_weight`` and ``exaggeration`` mean something.
+        listens_s: how much of a clip T3 listens to.
+        min_clip_s: the shortest clip.
+        clip_lufs: loudness that a clip is brought to; None leaves it.
+        flow_steps: of S3Gen.
+        tail: speech tokens of silence after a piece.
+    """
+
+    name: VariantName
+    t3_file: str
+    s3gen_files: tuple[str, ...]
+    tokenizer_file: str
+    repetition_penalty: float = 1.2
+    min_p: float = 0.05
+    top_p: float = 1.0
+    top_k: int = 0
+    guided: bool = True
+    listens_s: int = 6
+    min_clip_s: float = 3.0
+    clip_lufs: float | None = None
+    flow_steps: int = 10
+    tail: tuple[int, ...] = ()
+
+
+VARIANTS = (
+    Variant("english", "t3_cfg.safetensors", ("s3gen.safetensors",), "tokenizer.json"),
+    Variant(
+        "multilingual",
+        "t3_mtl*.safetensors",
+        ("s3gen.pt", "s3gen.safetensors"),
+        "grapheme_mtl_merged_expanded_v1.json",
+        repetition_penalty=2.0,
+    ),
+    Variant(
+        "turbo",
+        "t3_turbo_v1.safetensors",
+        ("s3gen_meanflow.safetensors",),
+        "tokenizer_config.json",
+        min_p=0.0,
+        top_p=0.95,
+        top_k=1000,
+        guided=False,
+        listens_s=15,
+        min_clip_s=5.0,
+        clip_lufs=-27.0,
+        flow_steps=2,
+        tail=(4299,) * 3,
+    ),
+)
+"""Source: ``from_local`` and ``generate`` of the three classes of chatterbox-tts 0.1.7."""
+
+VOICE_ENCODER_FILES = ("ve.safetensors", "ve.pt")
+
+
+def find_variant(model_dir: Path, wanted: str) -> Variant:
+    """Tell by its files what a folder holds.
+
+    Raises:
+        ServiceError: it holds no whole checkpoint; the text names what is missing.
+    """
+    for variant in VARIANTS:
+        if wanted in ("auto", variant.name) and not missing_files(model_dir, variant):
+            return variant
+    # What is nearest to be whole is what is meant.
+    nearest = min(
+        (variant for variant in VARIANTS if wanted in ("auto", variant.name)),
+        key=lambda variant: len(missing_files(model_dir, variant)),
+    )
+    missing = ", ".join(missing_files(model_dir, nearest))
+    raise ServiceError(f"the model folder is no Chatterbox checkpoint ({nearest.name}): it lacks {missing}")
+
+
+def missing_files(model_dir: Path, variant: Variant) -> list[str]:
+    """List what a folder lacks of a variant."""
+    missing = []
+    if not any((model_dir / name).is_file() for name in VOICE_ENCODER_FILES):
+        missing.append(VOICE_ENCODER_FILES[0])
+    if not any(model_dir.glob(variant.t3_file)):
+        missing.append(variant.t3_file)
+    if not any((model_dir / name).is_file() for name in variant.s3gen_files):
+        missing.append(variant.s3gen_files[0])
+    if not (model_dir / variant.tokenizer_file).is_file():
+        missing.append(variant.tokenizer_file)
+    return missing
+
+
+class TextReader:
+    """Turns a piece of text into T3's tokens. Usable from several threads at once.
+
+    Args:
+        library: of the checkpoint's classes.
+        variant: of the checkpoint.
+        model_dir: its folder.
+    """
+
+    def __init__(self, library: Library, variant: Variant, model_dir: Path) -> None:
+        self._variant = variant
+        self._normalise = {
+            "english": library.english.punc_norm,
+            "multilingual": library.multilingual.punc_norm,
+            "turbo": library.turbo.punc_norm,
+        }[variant.name]
+        self._tokenizer = _tokenizer(library, variant, model_dir)
+        names: dict[str, str] = library.multilingual.SUPPORTED_LANGUAGES
+        vocabulary = {} if variant.name != "multilingual" else self._tokenizer.tokenizer.get_vocab()
+        self.languages: Sequence[str] = [name for name in names if f"[{name}]" in vocabulary] or ["en"]
+        """Languages that it speaks."""
+
+    def check_language(self, language: str) -> None:
+        """Refuse a language that the checkpoint does not speak.
+
+        Raises:
+            InvalidInput: naming those that it does.
+        """
+        if language not in self.languages:
+            raise InvalidInput("$.language", f"this model speaks {', '.join(self.languages)}, not {language!r}")
+
+    def unmarked(self, text: str) -> str:
+        """Take out what the tokenizer would take for its own marks; Turbo's are sounds to be made, as ``[laugh]``."""
+        return text if self._variant.name == "turbo" else _MARKS.sub(" ", text)
+
+    def read(self, piece: str, language: str) -> list[int]:
+        """Return the tokens of a piece, without start and end marks."""
+        text = self._normalise(piece)
+        if self._variant.name == "turbo":
+            ids: list[int] = self._tokenizer(text).input_ids
+        elif self._variant.name == "multilingual":
+            ids = self._tokenizer.encode(text, language_id=language)
+        else:
+            ids = self._tokenizer.encode(text)
+        return ids
+
+    def unknown_share(self, ids: Sequence[int]) -> float:
+        """Tell which part of the tokens stands for letters that the model does not know."""
+        if self._variant.name == "turbo":
+            return 0.0
+        unknown = self._tokenizer.tokenizer.token_to_id("[UNK]")
+        return list(ids).count(unknown) / max(1, len(ids))
+
+    def note_on(self, language: str) -> str | None:
+        """Say what is missing for good speech of a language."""
+        package = _HELPERS.get(language)
+        if self._variant.name != "multilingual" or package is None or find_spec(package) is not None:
+            return None
+        return f"{package} is not installed, without which {language} is read less well"
+
+
+def _tokenizer(library: Library, variant: Variant, model_dir: Path) -> Any:
+    file = model_dir / variant.tokenizer_file
+    try:
+        if variant.name == "english":
+            return library.english.EnTokenizer(str(file))
+        if variant.name == "multilingual":
+            return _multilingual_tokenizer(library, file)
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    except Exception as error:  # the tokenizers package raises plain Exceptions
+        raise ServiceError(f"the checkpoint's {variant.tokenizer_file} cannot be read: {error}") from None
+
+
+def _multilingual_tokenizer(library: Library, file: Path) -> Any:
+    """Make the library's tokenizer without what it would fetch from a hub."""
+    module = library.tokenizers
+    tokenizer = object.__new__(module.MTLTokenizer)
+    tokenizer.tokenizer = module.Tokenizer.from_file(str(file))
+    converter = object.__new__(module.ChineseCangjieConverter)
+    converter.word2cj, converter.cj2word, converter.segmenter = {}, {}, None
+    converter._init_segmenter()
+    table = file.parent / "Cangjie5_TC.json"
+    for entry in json.loads(table.read_text(encoding="utf-8")) if table.is_file() else []:
+        word, code = entry.split("\t")[:2]
+        converter.word2cj[word] = code
+        converter.cj2word.setdefault(code, []).append(word)
+    tokenizer.cangjie_converter = converter
+    tokenizer.check_vocabset_sot_eot()
+    return tokenizer

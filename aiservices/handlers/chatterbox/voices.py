@@ -1,0 +1,273 @@
+"""Voices: what the model makes of a clip, made once for each content and kept beside the clip and in memory.
+
+A voice takes 0.2 MB, if gradients are off where it is made: with them it holds 233 MB. What is kept is never handed to
+the library, which casts and fills in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from aiservices.errors import ConfigError, InvalidInput, Unavailable
+from aiservices.handlers import audio
+from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel
+from aiservices.handlers.chatterbox.library import quiet
+from aiservices.handlers.chatterbox.options import OWN_VOICE
+from aiservices.handlers.chatterbox.sound import set_loudness
+from aiservices.handlers.chatterbox.variants import Variant
+from aiservices.handlers.speech import PROMPT_FIELD, Reference, read_reference
+
+if TYPE_CHECKING:
+    import torch
+
+    from aiservices.handlers.chatterbox.s3gen import GenVoice
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+
+_RATE, _TOKENIZER_RATE = 24_000, 16_000
+_HEARD_S = 10  # of a clip, by S3Gen
+
+
+@attrs.frozen(eq=False)
+class Voice:
+    """A voice as T3 and S3Gen take it, on the model's device.
+
+    Args:
+        speaker: the voice encoder's embedding, ``[1, 256]``.
+        prompt: speech tokens for T3, ``[1, tokens]``.
+        gen: for S3Gen.
+    """
+
+    speaker: torch.Tensor
+    prompt: torch.Tensor
+    gen: GenVoice
+
+
+@attrs.frozen
+class VoiceInfo:
+    """What a listing of voices says of one."""
+
+    name: str
+    description: str = ""
+    language: str | None = None
+
+
+@attrs.frozen(eq=False)
+class Clip:
+    """A clip at the two sample rates that are listened to, mono, ``(frames,)``."""
+
+    at_24k: audio.Samples
+    at_16k: audio.Samples
+    digest: str
+
+
+def prepare_clip(reference: Reference, variant: Variant) -> Clip:
+    """Resample a checked clip as the library does. CPU-heavy.
+
+    Raises:
+        InvalidInput: it is shorter than this variant needs.
+    """
+    import numpy as np
+
+    librosa: Any = importlib.import_module("librosa")  # untyped, and only in the chatterbox extra
+
+    length_s = len(reference.samples) / reference.sample_rate
+    if length_s < variant.min_clip_s:
+        needed = f"expected at least {variant.min_clip_s:g} s of speech for this model"
+        raise InvalidInput(PROMPT_FIELD, f"{needed}, the clip has {length_s:.2f} s")
+    samples = librosa.resample(reference.samples, orig_sr=reference.sample_rate, target_sr=_RATE)
+    if variant.clip_lufs is not None:
+        samples = set_loudness(samples, _RATE, variant.clip_lufs)
+    low = librosa.resample(samples, orig_sr=_RATE, target_sr=_TOKENIZER_RATE)
+    return Clip(samples.astype(np.float32), low.astype(np.float32), reference.digest)
+
+
+class VoiceStore:
+    """All voices of a service: the checkpoint's own, those of a folder, those of clips. On the model's thread.
+
+    Args:
+        model: what makes them.
+        device: where they are kept.
+        folder: of named clips, if there is one.
+        most: how many are kept in memory.
+
+    Raises:
+        ConfigError: the folder is not there, or a clip in it is of no use; the text names it.
+    """
+
+    def __init__(self, model: ChatterboxModel, device: str, folder: str | None, most: int) -> None:
+        self._model, self._device, self._most = model, device, most
+        self._made: OrderedDict[str, Voice] = OrderedDict()
+        self._own = None if model.own_voice is None else self._placed(_own_parts(model.own_voice))
+        self._files: dict[str, tuple[Path, str]] = {}
+        self.infos: dict[str, VoiceInfo] = {}
+        """The voices that can be named."""
+        if self._own is not None:
+            self.infos[OWN_VOICE] = VoiceInfo(OWN_VOICE, "the voice of the checkpoint")
+        self._kind = _fingerprint(model)
+        for file in _clips(folder):
+            self._take_in(file)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def named(self, name: str) -> Voice:
+        """Return a voice of :attr:`infos`."""
+        if name == OWN_VOICE and self._own is not None:
+            return self._own
+        file, digest = self._files[name]
+        return self._kept(digest) or self._keep(digest, self._from_file(file, digest))
+
+    def of_clip(self, clip: Clip) -> Voice:
+        """Return the voice of a clip, made at its first use."""
+        return self._kept(clip.digest) or self._keep(clip.digest, self.make(clip))
+
+    def knows(self, digest: str) -> bool:
+        """Tell whether a clip's voice is at hand."""
+        return digest in self._made
+
+    def make(self, clip: Clip) -> Voice:
+        """Listen to a clip. Source: ``prepare_conditionals`` of the library."""
+        import torch
+
+        model, variant = self._model, self._model.variant
+        with quiet(), torch.inference_mode():
+            gen = model.s3gen.embed_ref(clip.at_24k[: _HEARD_S * _RATE], _RATE, device=self._device)
+            heard = clip.at_16k[: variant.listens_s * _TOKENIZER_RATE]
+            length = model.t3.hp.speech_cond_prompt_len
+            prompt, _ = model.s3gen.tokenizer.forward([heard], max_len=length)
+            embedded = model.voice_encoder.embeds_from_wavs([clip.at_16k], sample_rate=_TOKENIZER_RATE)
+            speaker = torch.from_numpy(embedded).mean(dim=0, keepdim=True)
+            return self._placed(
+                {
+                    "speaker": speaker,
+                    "prompt": prompt.reshape(1, -1),
+                    "gen_tokens": gen["prompt_token"][0],
+                    "gen_frames": gen["prompt_feat"][0],
+                    "gen_embedding": gen["embedding"],
+                }
+            )
+
+    def _take_in(self, file: Path) -> None:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        self._files[file.stem] = file, digest
+        self.infos[file.stem] = _info(file)
+        self.named(file.stem)
+
+    def _from_file(self, file: Path, digest: str) -> Voice:
+        kept = file.with_name(f"{file.stem}.{digest[:16]}-{self._kind}.voice")
+        parts = _read_parts(kept)
+        if parts is not None:
+            return self._placed(parts)
+        try:
+            voice = self.make(prepare_clip(read_reference(file.read_bytes()), self._model.variant))
+        except InvalidInput as error:
+            raise ConfigError(f"options.voices_dir: {file.name}: {error.reason}") from None
+        except OSError as error:
+            raise Unavailable(f"the clip of the voice {file.stem!r} cannot be read: {error.strerror}") from None
+        _write_parts(kept, voice)
+        return voice
+
+    def _kept(self, digest: str) -> Voice | None:
+        voice = self._made.get(digest)
+        if voice is not None:
+            self._made.move_to_end(digest)
+        return voice
+
+    def _keep(self, digest: str, voice: Voice) -> Voice:
+        self._made[digest] = voice
+        while len(self._made) > self._most:
+            self._made.popitem(last=False)
+        return voice
+
+    def _placed(self, parts: Mapping[str, Any]) -> Voice:
+        from aiservices.handlers.chatterbox.s3gen import GenVoice
+
+        # Clones, so that no small part keeps a large whole alive.
+        own = {name: part.detach().clone().to(self._device) for name, part in parts.items()}
+        gen = GenVoice(own["gen_tokens"].long(), own["gen_frames"].float(), own["gen_embedding"].float())
+        return Voice(own["speaker"].float(), own["prompt"].long(), gen)
+
+
+def _own_parts(conds: Mapping[str, Any]) -> dict[str, Any]:
+    t3, gen = conds["t3"], conds["gen"]
+    return {
+        "speaker": t3["speaker_emb"].reshape(1, -1),
+        "prompt": t3["cond_prompt_speech_tokens"],
+        "gen_tokens": gen["prompt_token"][0],
+        "gen_frames": gen["prompt_feat"][0],
+        "gen_embedding": gen["embedding"],
+    }
+
+
+def _clips(folder: str | None) -> Iterator[Path]:
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise ConfigError("options.voices_dir: no such folder")
+    yield from sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _info(file: Path) -> VoiceInfo:
+    beside = file.with_suffix(".json")
+    if not beside.is_file():
+        return VoiceInfo(file.stem)
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        description, language = said.get("description", ""), said.get("language")
+    except (ValueError, AttributeError):
+        raise ConfigError(f"options.voices_dir: {beside.name}: expected a JSON object") from None
+    if not isinstance(description, str) or not isinstance(language, str | None):
+        raise ConfigError(f"options.voices_dir: {beside.name}: description and language have to be text")
+    return VoiceInfo(file.stem, description, language)
+
+
+def _fingerprint(model: ChatterboxModel) -> str:
+    """Name what a voice depends on: the weights of those that listen, of the large tokenizer its first ones."""
+    state = hashlib.sha256(model.variant.name.encode())
+    listeners = (model.voice_encoder, model.s3gen.speaker_encoder)
+    tensors = [tensor for module in listeners for tensor in module.state_dict().values()]
+    for tensor in (*tensors, *list(model.s3gen.tokenizer.state_dict().values())[:8]):
+        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:8]
+
+
+def _read_parts(file: Path) -> dict[str, Any] | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file) if file.is_file() else None
+    except (OSError, SafetensorError):
+        return None  # it is made anew
+
+
+def _write_parts(file: Path, voice: Voice) -> None:
+    """Write beside the clip, whole or not at all; a folder that cannot be written to costs time at the next start."""
+    from safetensors.torch import save
+
+    parts = {
+        "speaker": voice.speaker,
+        "prompt": voice.prompt,
+        "gen_tokens": voice.gen.tokens,
+        "gen_frames": voice.gen.frames,
+        "gen_embedding": voice.gen.embedding,
+    }
+    data = save({name: part.cpu().contiguous() for name, part in parts.items()})
+    try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}")
+        with os.fdopen(handle, "wb") as target:
+            target.write(data)
+        Path(name).replace(file)
+    except OSError:
+        return
