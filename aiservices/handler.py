@@ -11,10 +11,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 import attrs
-from msgspec import Meta
+
+if TYPE_CHECKING:
+    from msgspec import Meta
 
 InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT")
@@ -40,6 +42,8 @@ def base64_file(description: str, *, media_type_field: str = "media_type") -> Me
         description: of the field.
         media_type_field: the field beside it that holds the file's media type, as ``audio/wav``.
     """
+    from msgspec import Meta  # here, so that --help need not wait for it
+
     encoding = {"contentEncoding": "base64"}  # https://json-schema.org/draft/2020-12/json-schema-validation#section-8.3
     return Meta(description=description, extra_json_schema=encoding, extra={FILE_MARK: media_type_field})
 

@@ -10,13 +10,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
+import attrs
 from aiohttp import web
 
 from aiservices import __version__
 from aiservices.cli import Exit
 from aiservices.cli.settings import read_settings
 from aiservices.config import Config
-from aiservices.errors import ServiceError
+from aiservices.errors import ConfigError, ServiceError
 from aiservices.logs import configure_logging, get_logger
 from aiservices.registry import Registry
 from aiservices.transports.http import create_app
@@ -33,11 +34,30 @@ log = get_logger(__name__)
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     """Serve until told to stop."""
     config = read_settings(options, environ)
+    ports = read_ports(environ)
+    if "PORT" in ports and options.port is None and not environ.get("AISERVICES_PORT"):
+        config = attrs.evolve(config, server=attrs.evolve(config.server, port=ports["PORT"]))
     configure_logging(config.server.log_level, config.server.log_format)
-    return asyncio.run(serve(config, say=lambda line: print(line, flush=True)))
+    work = serve(config, say=lambda line: print(line, flush=True), health_port=ports.get("PORT_HEALTH"))
+    return asyncio.run(work)
 
 
-async def serve(config: Config, *, say: Say, leave: Leave | None = None) -> Exit:
+def read_ports(environ: Mapping[str, str]) -> dict[str, int]:
+    """Read what RunPod's load balancer sets: where requests come to, and where it asks ``/ping``.
+
+    Source: https://docs.runpod.io/serverless/load-balancing/overview.
+
+    Raises:
+        ConfigError: not a port.
+    """
+    given = {name: environ[name] for name in ("PORT", "PORT_HEALTH") if environ.get(name)}
+    for name, text in given.items():
+        if not text.isdecimal() or not 0 < int(text) <= 65535:
+            raise ConfigError(f"environment: {name}: expected a port from 1 to 65535, got {text!r}")
+    return {name: int(text) for name, text in given.items()}
+
+
+async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_port: int | None = None) -> Exit:
     """Serve until SIGTERM, SIGINT or a broken device.
 
     The first signal drains: new jobs are refused, running ones may end within ``grace_s``, and callers can poll
@@ -47,12 +67,15 @@ async def serve(config: Config, *, say: Say, leave: Leave | None = None) -> Exit
         config: all settings.
         say: prints one line; every URL has its own.
         leave: ends the process at once; stands in for :func:`os._exit` in tests.
+        health_port: where the same is served once more, for probes that have a port of their own.
 
     Raises:
         ConfigError: a handler cannot be imported.
         ServiceError: the address cannot be listened on.
     """
     sockets = bind(config.server.host, config.server.port)
+    if health_port is not None and health_port != config.server.port:
+        sockets += bind(config.server.host, health_port)
     registry = Registry(config)
     # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
     runner = web.AppRunner(

@@ -155,8 +155,7 @@ class OutputStore:
         if destination is None and self._own is None:
             return []
         longest = 0 if destination else self._config.max_inline_bytes
-        marked = file_fields(type(output))  # type: ignore[arg-type]  # every class is hashable
-        return [(name, mark) for name, mark in marked if len(fields[name] or "") > longest]
+        return [(name, mark) for name, mark in file_fields(type(output)) if len(fields[name] or "") > longest]
 
     async def _upload(self, bucket: _Bucket, folder: str, files: tuple[OutputFile, ...]) -> dict[str, str]:
         """On the store's own loop."""
@@ -238,9 +237,13 @@ _REASONS: Mapping[str, Callable[[Any], str]] = {
 """Errors of botocore by the names of their classes."""
 
 
-@cache
 def file_fields(cls: type[Any]) -> tuple[tuple[str, str], ...]:
     """Return the fields of an Output that hold files, and for each the field with its media type."""
+    return _file_fields(cls)  # type: ignore[arg-type]  # every class is hashable
+
+
+@cache
+def _file_fields(cls: type[Any]) -> tuple[tuple[str, str], ...]:
     if not attrs.has(cls):
         return ()
     hints = get_type_hints(cls, include_extras=True)

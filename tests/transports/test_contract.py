@@ -147,6 +147,24 @@ async def test_an_input_that_is_no_object(transport: str, given: Any) -> None:
         assert error == f"$.input: expected object, got {kind}"
 
 
+BUCKET = {"accessId": "key", "accessSecret": "secret", "bucketName": "mine", "endpointUrl": "http://10.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (BUCKET, "$.s3Config.endpointUrl: points to a private address"),
+        ({**BUCKET, "bucketName": "a/b"}, "$.s3Config.bucketName: expected str matching regex"),
+        ({"bucketName": "mine"}, "$.s3Config.accessId: this field is required"),
+        ([], "$.s3Config: expected object | null, got array"),
+    ],
+)
+async def test_a_bucket_that_will_not_do(transport: str, given: Any, error: str) -> None:
+    async with opened(transport, make_registry(Upper)) as way:
+        answered = await way.ask(None, {"text": "a"}, {"s3Config": given})
+        assert (answered.error or "").startswith(error)
+
+
 async def test_a_single_service_need_not_be_named(transport: str) -> None:
     async with opened(transport, make_registry(Upper)) as way:
         assert await way.ask(None, {"text": "mug"}, {}) == Ended({"text": "MUG"})

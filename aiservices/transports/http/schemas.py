@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from aiservices.job import JobStatus
+from aiservices.job import Destination, JobStatus
 from aiservices.service import Service
+from aiservices.storage.outputs import file_fields
 from aiservices.transports.http.body import RunPolicy
 from aiservices.transports.http.examples import example
 
@@ -23,23 +24,33 @@ _REF = "#/components/schemas/{name}"
 def schemas(services: Sequence[Service]) -> Json:
     """Return every schema by name; those of one service are called ``{service}.Run`` and ``{service}.Job``."""
     classes = [cls for service in services for cls in (service.handler.Input, service.handler.Output)]
-    refs, components = msgspec.json.schema_components([*classes, RunPolicy], ref_template=_REF)
+    refs, components = msgspec.json.schema_components([*classes, RunPolicy, Destination], ref_template=_REF)
+    common = {"policy": refs[-2], "s3Config": refs[-1]}
     named: Json = {**components, **_COMMON_SCHEMAS}
     for service, given, made in zip(services, refs[0::2], refs[1::2], strict=False):
         components[_name(given)]["additionalProperties"] = False
-        named[f"{service.name}.Run"] = _run_schema(given, refs[-1], example(given, components))
+        named[f"{service.name}.Run"] = _run_schema(given, common, example(given, components))
         named[f"{service.name}.Job"] = _job_schema(made, example(made, components))
+        _allow_urls(service, components[_name(made)])
     return named
 
 
-def _run_schema(given: Json, policy: Json, shown: Any) -> Json:
+def _allow_urls(service: Service, made: Json) -> None:
+    """A file of an output may be in a bucket: then its URL stands in its place."""
+    for name, _ in file_fields(service.handler.Output):
+        about = f"Where {name} lies, signed and for a time, if it went to a bucket."
+        made["properties"][f"{name}_url"] = {"type": "string", "format": "uri", "description": about}
+        made["required"] = [field for field in made.get("required", ()) if field != name]
+
+
+def _run_schema(given: Json, common: Json, shown: Any) -> Json:
     return {
         "type": "object",
         "required": ["input"],
         "properties": {
             "input": {"anyOf": [given, ref("WarmUp")]},
             "webhook": {"type": "string", "format": "uri", "description": "Gets the job when it has ended, as a POST."},
-            "policy": policy,
+            **common,
         },
         "examples": [{"input": shown}],
     }
@@ -61,7 +72,7 @@ def _job_schema(made: Json, shown: Any) -> Json:
             "queuePosition": {"type": "integer", "minimum": 1, "description": "1 is the next to be taken."},
             "reason": {"type": "string", "description": "Why the job waits."},
             "error": {"type": "string"},
-            "output": {"anyOf": [made, ref("Progress"), ref("WarmedUp")]},
+            "output": {"anyOf": [made, ref("Progress"), ref("WarmedUp"), ref("InBucket")]},
         },
         "examples": [{**ended, "output": shown}],
     }
@@ -88,6 +99,7 @@ _COMMON_SCHEMAS: Mapping[str, Json] = {
     "JobStatus": {"type": "string", "enum": [status.value for status in JobStatus]},
     "WarmUp": _object(["action"], action={"const": "warmup", "description": "Loads the model and runs nothing."}),
     "WarmedUp": _object(["state"], state={"type": "string", "examples": ["READY"]}),
+    "InBucket": _object(["output_url"], output_url={"type": "string", "format": "uri"}),
     "Progress": _object(["progress"], progress={"type": "number", "minimum": 0, "maximum": 1}),
     "Accepted": _object(["id", "status"], id={"type": "string", "examples": [JOB_ID]}, status=ref("JobStatus")),
     "Cancelled": _object(

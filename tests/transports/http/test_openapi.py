@@ -10,7 +10,7 @@ import pytest
 from msgspec import Meta
 
 from aiservices.config import ServerConfig
-from aiservices.handler import BatchHandler, Task
+from aiservices.handler import BatchHandler, Task, base64_file
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS
 from tests.fakes import Counting, Upper
@@ -61,6 +61,29 @@ class Rich(BatchHandler[RichInput, RichInput, RichOutput, RichOutput]):
 
 async def document_of(client: Client) -> dict[str, Any]:
     return await read(await client.get("/openapi.json"))
+
+
+@attrs.frozen
+class SoundOutput:
+    """A file and what it is."""
+
+    audio: Annotated[str, base64_file("The sound.")]
+    media_type: str
+
+
+class Sounding(Rich):
+    """Answers with a file."""
+
+    Output = SoundOutput  # type: ignore[assignment]  # a handler that only has a schema
+
+
+async def test_a_file_of_an_output_may_be_a_url(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Sounding))
+    schemas = (await read(await client.get("/openapi.json")))["components"]["schemas"]
+    assert schemas["SoundOutput"]["properties"]["audio"]["contentEncoding"] == "base64"
+    assert schemas["SoundOutput"]["properties"]["audio_url"]["format"] == "uri"
+    assert schemas["SoundOutput"]["required"] == ["media_type"]
+    assert schemas["sounding.Run"]["properties"]["s3Config"] == {"$ref": "#/components/schemas/Destination"}
 
 
 @pytest.mark.parametrize("fakes", [(Upper,), (Upper, Counting, Rich)])

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import time
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 
+from aiservices.config import ServerConfig
+from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Counting, Gated, Upper
 from tests.transports.http.houses import Client, MakeClient, handler_of, make_app, wait_until
 
@@ -161,3 +163,75 @@ async def test_asyncio_cancel_health_purge_and_the_end_of_a_cancelled_stream(
 async def test_asyncio_reads_an_unknown_job_as_failed(session: aiohttp.ClientSession) -> None:
     job = runpod.AsyncioJob("upper", "nope", session, {})
     assert await job.status() == "FAILED"
+
+
+@pytest.fixture
+async def serve(aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[Client]]:
+    """Serve fakes with settings of the test's own, and point the client there."""
+
+    async def start(*fakes: Any, **settings: Any) -> Client:
+        client = await aiohttp_client(make_app(*fakes, **settings))
+        monkeypatch.setattr(runpod, "endpoint_url_base", str(client.make_url("/v2")))
+        return client
+
+    return start
+
+
+Serve = Callable[..., Awaitable[Client]]
+
+
+async def test_a_job_that_takes_too_long(serve: Serve, session: aiohttp.ClientSession) -> None:
+    client = await serve(Gated, timeout_s=0.1)
+
+    def use() -> Any:
+        job = endpoint("gated").run({"text": "one"})
+        return job.output(timeout=1000), job.status()
+
+    assert await asyncio.to_thread(use) == (None, "TIMED_OUT")
+    job = await runpod.AsyncioEndpoint("gated", session, api_key="any").run({"text": "two"})
+    handler_of(client, Gated).gate.set()
+    assert await job.output(timeout=10) == {"text": "TWO"}
+
+
+async def test_a_caller_that_waits_no_longer(serve: Serve, session: aiohttp.ClientSession) -> None:
+    client = await serve(Gated)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(lambda: endpoint("gated").run({"text": "one"}).output(timeout=1))
+    job = await runpod.AsyncioEndpoint("gated", session, api_key="any").run({"text": "two"})
+    with pytest.raises(TimeoutError):
+        await job.output(timeout=0.1)
+    handler_of(client, Gated).gate.set()
+
+
+async def test_a_wrong_key(serve: Serve, session: aiohttp.ClientSession) -> None:
+    await serve(Upper, server=ServerConfig(api_keys=("right",), grace_s=0.0))
+    with pytest.raises(RuntimeError, match="401 Unauthorized"):
+        await asyncio.to_thread(lambda: runpod.Endpoint("upper", api_key="wrong").run_sync({"text": "a"}))
+    right = runpod.Endpoint("upper", api_key="right")
+    assert await asyncio.to_thread(lambda: right.run_sync({"text": "a"})) == {"text": "A"}
+    with pytest.raises(KeyError):  # it never looks at the HTTP status, and the answer has no job's id
+        await runpod.AsyncioEndpoint("upper", session, api_key="wrong").run({"text": "a"})
+
+
+async def test_a_full_queue(serve: Serve, session: aiohttp.ClientSession) -> None:
+    client = await serve(Gated, queue_size=1, max_batch_size=1, prefetch=1)
+    await client.post("/v2/gated/run", json={"input": {"text": "a"}})
+    await wait_until(handler_of(client, Gated).entered)
+    await client.post("/v2/gated/run", json={"input": {"text": "b"}})
+    with pytest.raises(Exception, match="429"):
+        await asyncio.to_thread(lambda: endpoint("gated").run({"text": "c"}))
+    with pytest.raises(KeyError):
+        await runpod.AsyncioEndpoint("gated", session, api_key="any").run({"text": "c"})
+    handler_of(client, Gated).gate.set()
+
+
+async def test_draining(serve: Serve, session: aiohttp.ClientSession) -> None:
+    client = await serve(Upper)
+    job = await asyncio.to_thread(lambda: endpoint("upper").run({"text": "mug"}))
+    assert client.app is not None
+    await client.app[REGISTRY].drain(10.0)
+    assert await asyncio.to_thread(lambda: job.output(timeout=10)) == {"text": "MUG"}
+    with pytest.raises(Exception, match="503"):
+        await asyncio.to_thread(lambda: endpoint("upper").run({"text": "late"}))
+    with pytest.raises(KeyError):
+        await runpod.AsyncioEndpoint("upper", session, api_key="any").run({"text": "late"})
