@@ -165,9 +165,9 @@ class Environment:
             return ["--extra-index-url", url]
         if platform.system() == "Linux" and not has_gpu() and not self._resolves_to_cpu_build(torch):
             say(
-                "note: pip takes the CUDA build of torch here, about 3 GB more than a CPU build, and this machine shows"
-                " no GPU. It works all the same. For the small one, stop this, delete .venv and set TORCH_INDEX_URL to"
-                " the index of CPU builds that PyTorch's install page names."
+                "note: pip takes the CUDA build of torch here, some 2.6 GB to download where a CPU build has 0.2, and"
+                " this machine shows no GPU. It works all the same. For the small one, stop this, delete .venv and set"
+                " TORCH_INDEX_URL to the index of CPU builds that PyTorch's install page names."
             )
         return []
 
@@ -208,6 +208,7 @@ class Environment:
             except BlockingIOError:
                 say("waiting for another install of this folder to end")
                 fcntl.flock(file, fcntl.LOCK_EX)
+            os.set_inheritable(file.fileno(), True)  # a pip that outlives us, killed, keeps the others out
             yield
 
 
@@ -223,7 +224,7 @@ def say(text: str) -> None:
 
 def run_command(command: Sequence[str]) -> None:
     """Run one command to its end, its output going where ours goes."""
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, close_fds=False)  # the lock is inherited
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
