@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,3 +49,19 @@ def test_no_handler_imports_its_library_before_it_loads() -> None:
     program += f"print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("contract", "key", "spared"),
+    [
+        ("handlers-know-the-contract", "forbidden_modules", {"errors", "handler", "handlers", "demo"}),
+        ("house-without-torch", "source_modules", {"handlers", "demo"}),
+        ("core-without-transports", "source_modules", {"handlers", "demo", "transports", "cli", "__main__"}),
+    ],
+)
+def test_a_contract_names_every_room_that_it_is_about(contract: str, key: str, spared: set[str]) -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    named = set(settings[f"importlinter:contract:{contract}"][key].split())
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert named == {f"aiservices.{room}" for room in rooms - spared - {"__init__"}}
