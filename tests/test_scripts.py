@@ -60,6 +60,44 @@ def test_install_says_which_python_it_wants(tmp_path: Path) -> None:
     assert done.stderr.startswith("scripts/install: no Python >=3.98,<3.99 found; install one, or name it: PYTHON=")
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of ``scripts/serve`` whose install and Python only say what they were asked for."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "serve", tmp_path / "scripts")
+    say = '#!/bin/sh\necho "$(basename "$0")" "$@" in "$PWD" with "$AISERVICES_PROFILE" of "$AISERVICES_CONFIG"\n'
+    for name in ("scripts/install", ".venv/bin/python"):
+        (tmp_path / name).write_text(say, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "profile", "config"),
+    [
+        ("", "", "", "services.toml"),
+        ("full", "", "full", "services.toml"),
+        ("full --port 8080", "--port 8080 ", "full", "services.toml"),
+        ("--port 8080 --profile full", "--port 8080 ", "full", "services.toml"),
+        ("--profile=full --config=elsewhere/mine.toml", "", "full", "elsewhere/mine.toml"),
+        ("--config mine.toml", "", "", "elsewhere/mine.toml"),
+    ],
+)
+def test_serve_installs_for_the_profile_that_it_serves(
+    arguments: str, options: str, profile: str, config: str, project: Path
+) -> None:
+    elsewhere = project / "elsewhere"
+    elsewhere.mkdir()
+    arguments = arguments.replace("elsewhere/", f"{elsewhere}/")
+    done = bash(str(project / "scripts" / "serve"), *arguments.split(), cwd=elsewhere)
+    of = f"with {profile} of {project / config}"
+    assert done.stdout.splitlines() == [
+        f"install in {elsewhere} {of}",
+        f"python -m aiservices serve {options}in {project} {of}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "extras"),
     [
