@@ -49,12 +49,13 @@ class Registry:
         self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
         self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self.metrics.webhook)
         self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
+        self._store = ModelStore(config)
         shared = Shared(
             fetcher=self._fetcher,
             webhooks=self._webhooks,
             outputs=self._outputs,
             metrics=self.metrics,
-            store=ModelStore(config),
+            store=self._store,
             pool=self._pool,
             load_slot=asyncio.Lock(),
             worker_id=_worker_id(),
@@ -102,6 +103,7 @@ class Registry:
         await self._webhooks.drain(0.0)
         await self._fetcher.close()
         self._outputs.close()
+        await self._store.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

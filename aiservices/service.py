@@ -36,7 +36,7 @@ from aiservices.jobs import JobManager, Submission, fingerprint
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
 from aiservices.scheduler import House, make_scheduler
-from aiservices.storage import ModelStore, OutputStore
+from aiservices.storage import ModelStore, OutputStore, Progress
 from aiservices.webhooks import WebhookSender
 
 DRAIN_RETRY_AFTER_S = 10.0
@@ -354,7 +354,7 @@ class Service:
         began = time.monotonic()
         try:
             self.reason = "the model is being fetched"
-            model_dir = await self._shared.store.resolve(self.config.model)
+            model_dir = await self._shared.store.resolve(self.config.model, self._on_fetching)
             async with self._shared.load_slot:
                 self.reason = "the model is being loaded"
                 self._load_began = True
@@ -366,6 +366,9 @@ class Service:
         self._set_state(ServiceState.READY, None)
         self._scheduler.open()
         self._complete_warmups()
+
+    def _on_fetching(self, progress: Progress) -> None:
+        self.reason = f"the model is being fetched: {progress}"
 
     async def _load_failed(self, error: Exception) -> None:
         if isinstance(error, ServiceError):

@@ -29,7 +29,7 @@ from aiservices.handler import Task
 from tests.fakes import TextInput, TextOutput, Upper, make_service
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("serve", "services", "check", "pull", "run")
+COMMANDS = ("serve", "services", "check", "pull", "models", "push", "run")
 HEAVY = ("aiohttp", "huggingface_hub", "msgspec", "numpy", "runpod", "structlog", "torch", "transformers")
 
 SETTINGS = """
@@ -87,7 +87,8 @@ Cli = Callable[..., tuple[int, str, str]]
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command on SETTINGS in an empty folder; returns its exit code, output and complaints."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("aiservices.cli.run.configure_logging", lambda *arguments: None)
+    for module in ("run", "pull", "push"):
+        monkeypatch.setattr(f"aiservices.cli.{module}.configure_logging", lambda *arguments: None)
     Path("services.toml").write_text(SETTINGS, encoding="utf-8")
 
     def run(*arguments: str) -> tuple[int, str, str]:

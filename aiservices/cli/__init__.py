@@ -106,7 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
     runpod.add_argument("--stream", action="store_true", help="stream chunks; outputs become lists, the result last")
     add("services", "List the services of the profile, and every profile.")
     add("check", "Check settings, packages, models and memory without loading anything.")
-    add("pull", "Download the models of the profile, so that the first start finds them.")
+    pull = add("pull", "Download models, so that the first start finds them.")
+    pull.add_argument("what", nargs="?", metavar="PROFILE|SERVICE|URI", help="whose models (default: the profile's)")
+    models = add("models", "List the models that were downloaded, or remove one.")
+    models.add_argument("action", nargs="?", choices=["rm"], metavar="rm", help="remove all versions of a model")
+    models.add_argument("name", nargs="?", metavar="MODEL", help="as the list names it, or its folder")
+    push = add("push", "Upload a folder to a bucket, with a manifest of its checksums.")
+    push.add_argument("folder", type=Path, metavar="FOLDER")
+    push.add_argument("uri", metavar="s3://BUCKET/PREFIX/")
     _describe_run(add("run", "Run one job in this process and print its output as JSON."))
     return parser
 

@@ -22,6 +22,7 @@ from aiservices.logs import get_logger
 from aiservices.storage.lease import Lease, is_held
 from aiservices.storage.progress import readable
 from aiservices.storage.s3.local import PARTIAL, is_whole, whole_versions
+from aiservices.storage.s3.remote import MANIFEST
 
 RESERVE_BYTES = 64 * 2**20
 """What a download leaves free on the disk, for logs and others."""
@@ -80,14 +81,14 @@ class Cache:
             lease.release(remove=True)
 
     def later(self, work: Callable[[], None]) -> None:
-        """Do something beside; :meth:`close` waits for it."""
+        """Do something beside, whenever it is done."""
         thread = threading.Thread(target=work, name="storage-later", daemon=True)
         thread.start()
         self._work.append(thread)
 
-    def close(self) -> None:
-        """Finish what was put off, and let go of every folder."""
-        for thread in self._work:
+    def close(self, *, flush: bool) -> None:
+        """Let go of every folder; with ``flush`` after what was put off is done."""
+        for thread in self._work if flush else ():
             thread.join()
         for folder in list(self._uses):
             self.forgo(folder)
@@ -194,7 +195,7 @@ class Cache:
     def _from_buckets(self) -> Iterator[CachedModel]:
         for root in _folders(self.model_dir / "s3"):
             for folder, marker in whole_versions(root):
-                levels = {kept.verified for kept in marker.files.values()}
+                levels = {kept.verified for path, kept in marker.files.items() if path != MANIFEST}
                 weakest = next((level for level in ("size", "etag", "sha256") if level in levels), "size")
                 yield self._model(marker.source, folder, marker.bytes, weakest if is_whole(folder) else "damaged")
             if (root / PARTIAL).is_dir():

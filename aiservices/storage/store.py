@@ -104,9 +104,14 @@ class ModelStore:
         """
         return await in_thread(self._cache.remove, name)
 
-    async def close(self) -> None:
-        """Let go of every folder; waits until what was downloaded is on disk."""
-        await in_thread(self._cache.close)
+    async def close(self, *, flush: bool = False) -> None:
+        """Let go of every folder.
+
+        Args:
+            flush: wait until what was downloaded is on disk. Without it, a machine that loses its power before that
+                fetches it again; a process that ends does no harm.
+        """
+        await in_thread(self._cache.close, flush=flush)
 
     def _resolvers(self, on_progress: OnProgress | None) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
         return {
