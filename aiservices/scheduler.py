@@ -145,6 +145,7 @@ class Attempt:
         self.stage = Stage.QUEUED
         self.task: AnyTask | None = None
         self.preparing: asyncio.Task[None] | None = None
+        self.finishing: asyncio.Task[None] | None = None
         self._house = house
         self._relay = relay
         self._cancelled = False
@@ -179,10 +180,11 @@ class Attempt:
         self._deadline = (self.job.started_at or 0.0) + self.job.policy.timeout_s
 
     def abandon(self) -> None:
-        """The job ended: stop preparing, let the handler see it, let go of what it holds."""
+        """The job ended: stop preparing or uploading, let the handler see it, let go of what it holds."""
         self._cancelled = True
-        if self.preparing is not None:
-            self.preparing.cancel()
+        for task in (self.preparing, self.finishing):
+            if task is not None:
+                task.cancel()
 
     def progress(self, fraction: float) -> None:
         """Report how much is done, 0 to 1."""
@@ -348,7 +350,7 @@ class Scheduler(abc.ABC):
             attempt.fail(result)
         else:
             self._move(attempt, Stage.FINISHING)
-            self._spawn(self._complete(attempt, result))
+            attempt.finishing = self._spawn(self._complete(attempt, result))
 
     async def _complete(self, attempt: Attempt, result: Any) -> None:
         try:
@@ -356,8 +358,10 @@ class Scheduler(abc.ABC):
             if isinstance(output, Packed):
                 output = await self._house.outputs.store(output, attempt.job)
         except Exception as error:
+            attempt.finishing = None
             attempt.fail(error)
         else:
+            attempt.finishing = None
             attempt.finish(JobStatus.COMPLETED, output=output)
 
     def _encode(self, result: Any, destination: Destination | None) -> bytes | Packed:

@@ -192,6 +192,7 @@ class Proxy:
         self.fault = ""
         self.uploads = 0
         self.arrived = asyncio.Event()
+        self.left = asyncio.Event()
         self._store = store
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._pass)
@@ -218,7 +219,10 @@ class Proxy:
             case "closes once" if self.uploads == 1:
                 self._abort(request)
             case "hangs":
-                await asyncio.Event().wait()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.left.set()
             case "speaks otherwise":
                 return web.Response(status=500, text="<oops")
             case "forbids":
@@ -286,6 +290,8 @@ async def test_a_cancelled_job_ends_at_once_and_stops_its_upload(store: str) -> 
             await proxy.arrived.wait()
         service.cancel(job.id)
         assert job.status.value == "CANCELLED"
+        async with asyncio.timeout(LIMIT_S):
+            await proxy.left.wait()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "http://169.254.169.254", "ftp://a.example", "nonsense"])

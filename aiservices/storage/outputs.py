@@ -78,6 +78,7 @@ class _Bucket:
     region: str | None
     access_key_id: str | None = attrs.field(repr=False)
     secret_access_key: str | None = attrs.field(repr=False)
+    session_token: str | None = attrs.field(repr=False)
     stranger: bool
 
 
@@ -208,6 +209,7 @@ class OutputStore:
             region_name=bucket.region,
             aws_access_key_id=bucket.access_key_id,
             aws_secret_access_key=bucket.secret_access_key,
+            aws_session_token=bucket.session_token,
             config=config,
         )
 
@@ -271,6 +273,7 @@ def _own_bucket(config: OutputsConfig, s3: S3Config) -> _Bucket | None:
         region=config.region or s3.region or None,
         access_key_id=config.access_key_id or s3.access_key_id or None,
         secret_access_key=config.secret_access_key or s3.secret_access_key or None,
+        session_token=(not config.access_key_id and s3.session_token) or None,  # it belongs to those keys
         stranger=False,
     )
 
@@ -284,6 +287,7 @@ def _strangers_bucket(destination: Destination) -> _Bucket:
         region=region[1] if region else "us-east-1",
         access_key_id=destination.access_id,
         secret_access_key=destination.access_secret,
+        session_token=None,
         stranger=True,
     )
 
