@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class ControlPlane:
         self.batches: list[int] = []
         self.pings: list[str | None] = []
         self.busy = False
+        self.open_questions = 0
+        self.hold_s = POLL_S
         self.stops: deque[str] = deque()
         self._changed = asyncio.Condition()
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -84,20 +87,20 @@ class ControlPlane:
         (answer,) = self.answers[job_id]
         return answer
 
-    async def _held(self, condition: Callable[[], bool]) -> None:
-        try:
-            async with asyncio.timeout(POLL_S):
+    async def _held(self, condition: Callable[[], bool], hold_s: float = POLL_S) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(hold_s):
                 await self._changed.wait_for(condition)
-        except TimeoutError:
-            pass
 
     async def _take(self, request: web.Request) -> web.Response:
         assert request.query["gpu"] == "none"
         batch = "job-take-batch" in request.path
         async with self._changed:
             self.busy = request.query["job_in_progress"] == "1"
+            self.open_questions += 1
             self._changed.notify_all()
-            await self._held(lambda: bool(self.queue))
+            await self._held(lambda: bool(self.queue), self.hold_s)
+            self.open_questions -= 1
             count = min(len(self.queue), int(request.query.get("batch_size", 1)))
             jobs = [self.queue.popleft() for _ in range(count)]
             self.taken += [job["id"] for job in jobs]

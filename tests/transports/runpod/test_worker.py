@@ -91,6 +91,22 @@ async def test_sigterm_in_the_middle_loses_and_repeats_no_job(tmp_path: Path) ->
             check(job_id, plane.answer(job_id))
 
 
+async def test_jobs_that_come_after_sigterm_with_the_last_answer_are_done(tmp_path: Path) -> None:
+    async with working(tmp_path, SERVICES) as worker:
+        plane = worker.plane
+        plane.hold_s = 30
+        await plane.until(lambda: plane.open_questions == 1)
+        worker.terminate()
+        await worker.says("runpod.stopping")
+        pings = len(plane.pings)
+        await plane.until(lambda: len(plane.pings) >= pings + 2)  # the loop has had a second to leave too early
+        await plane.add(*mixed(7))
+        assert await worker.ended() == 0
+        assert len(plane.taken) == 7
+        for job_id in plane.taken:
+            check(job_id, plane.answer(job_id))
+
+
 async def test_jobs_that_outlive_the_grace_end_with_the_reason(tmp_path: Path) -> None:
     services = {"echo": {"handler": "aiservices.handlers.echo:Echo"}}
     async with working(tmp_path, services, grace_s=0.1) as worker:

@@ -38,6 +38,12 @@ class Process:
     def printed(self) -> str:
         return self._log.read_text()
 
+    async def says(self, words: str) -> None:
+        """Wait until it has printed these words."""
+        async with asyncio.timeout(40):
+            while words not in self.printed():  # noqa: ASYNC110  (another process writes it)
+                await asyncio.sleep(0.02)
+
     async def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # its ping process, too
