@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,19 +67,24 @@ def moto_url() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def bucket(moto_url: str) -> Iterator[Bucket]:
-    """A bucket "models" of the test's own, empty at first."""
+@pytest.fixture(scope="session")
+def client(moto_url: str) -> Iterator[Any]:
     boto3: Any = pytest.importorskip("boto3")
     keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=moto_url, **keys)
+    made = boto3.client("s3", endpoint_url=moto_url, **keys)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bucket(client: Any) -> Iterator[Bucket]:
+    """A bucket "models" of the test's own, empty at first."""
     client.create_bucket(Bucket="models")
     yield Bucket(client)
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="models"):
         if objects := [{"Key": entry["Key"]} for entry in page.get("Contents", ())]:
             client.delete_objects(Bucket="models", Delete={"Objects": objects})
     client.delete_bucket(Bucket="models")
-    client.close()
 
 
 @pytest.fixture
@@ -102,15 +106,8 @@ async def store(s3: S3Config, tmp_path: Path) -> AsyncIterator[ModelStore]:
     await made.close()
 
 
-@pytest.fixture(autouse=True)
-async def _nothing_is_left_open() -> AsyncIterator[None]:
-    """A session that nobody closed warns when it is collected: in the test that left it, not in a later one."""
-    yield
-    gc.collect()
-
-
 def read(folder: Path | None) -> dict[str, bytes]:
     """Return what a folder holds but for our marker."""
     assert folder is not None
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != ".aiservices.json"}
+    return {name: path.read_bytes() for name, path in files.items() if not name.startswith(".aiservices")}

@@ -58,6 +58,7 @@ class FaultyProxy:
         self.seen: list[Seen] = []
         self.faults: list[Fault] = []
         self._upstream = upstream
+        self._came = asyncio.Condition()
         self._runner: web.ServerRunner | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -86,6 +87,11 @@ class FaultyProxy:
         """How many listings were asked for."""
         return sum(seen.is_listing for seen in self.seen)
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a request that makes it true."""
+        async with self._came:
+            await self._came.wait_for(condition)
+
     async def forward(self, request: web.BaseRequest, more: str = "") -> Answer:
         """Ask the server behind; ``more`` is put at the end of the query."""
         assert self._session is not None
@@ -102,6 +108,8 @@ class FaultyProxy:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         seen = Seen(request.method, request.path, request.query_string, request.headers.get("Range", ""))
         self.seen.append(seen)
+        async with self._came:
+            self._came.notify_all()
         for fault in list(self.faults):
             taken = await fault(seen, request)
             if taken is not None:
