@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-import soundfile
+import soundfile  # type: ignore[import-untyped]  # ships no types
 
 from aiservices.config import CONFIG_VARIABLE, ENVIRONMENT, ServiceConfig
 
