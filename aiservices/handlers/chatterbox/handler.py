@@ -92,7 +92,15 @@ class ChatterboxTextToSpeech(
         prepare_torch(self._options.cpu_threads)
         library = import_library()
         dtype = resolve_dtype(_dtype(self._options.dtype, device), device)
-        model = load_checkpoint(library, model_dir, device, self._options.variant, dtype)
+        self.adopt(load_checkpoint(library, model_dir, device, self._options.variant, dtype), self._options, device)
+
+    def adopt(self, model: ChatterboxModel, options: ChatterboxOptions, device: str) -> None:
+        """Serve with a model that is in memory already, as a benchmark has it.
+
+        Raises:
+            ConfigError: an option does not fit the model; the text names it.
+        """
+        self._options, self._device = options, device
         voices = VoiceStore(model, device, self._options.voices_dir, self._options.cached_voices)
         self._check_defaults(model, voices)
         self._loaded = _Loaded(model, voices, self._speaker(model, voices))

@@ -1,0 +1,1 @@
+"""Measurements that are run by hand and never timed tests: ``python -m benchmarks.NAME --help``."""
