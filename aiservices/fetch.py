@@ -138,7 +138,7 @@ class Fetcher:
     def guarded_resolver(self) -> AbstractResolver:
         """Return a resolver for other clients of strangers' hosts: it gives public addresses, or those allowed, only.
 
-        It never sees a host that is a literal address, so who uses it calls :meth:`check_url` too. The caller closes it.
+        It never sees a host that is a literal address: who uses it calls :meth:`check_url` too. The caller closes it.
         """
         lookup = self._resolver or _SystemResolver(max_threads=self._config.max_concurrency)
         return _GuardedResolver(lookup, self._allowed)
