@@ -104,7 +104,8 @@ class Lister:
         inputs = self._tokenizer(prompts, padding=True, add_special_tokens=False, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
         schemas = [mistral.build_schema(example.categories) for example in examples]
-        held = _Grammars([Grammar.compile(schema, self._grammar_tokenizer).matcher for schema in schemas], length)
+        matchers = [Grammar.compile(schema, self._grammar_tokenizer).matcher for schema in schemas]
+        held = _Grammars(matchers, length, self._tokenizer.eos_token_id)
         with torch.inference_mode():
             ids = self._model.generate(
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_processor=[held]
@@ -116,8 +117,8 @@ class Lister:
 class _Grammars(LogitsProcessor):
     """Holds each row of a batch to its own grammar."""
 
-    def __init__(self, matchers: list[Any], prompt_length: int) -> None:
-        self._matchers, self._prompt_length = matchers, prompt_length
+    def __init__(self, matchers: list[Any], prompt_length: int, end: int) -> None:
+        self._matchers, self._prompt_length, self._end = matchers, prompt_length, end
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         mask = llguidance.numpy.allocate_token_bitmask(len(self._matchers), scores.shape[1])
@@ -128,6 +129,10 @@ class _Grammars(LogitsProcessor):
                 llguidance.numpy.fill_next_token_bitmask(matcher, mask, row)
         held = scores.numpy(force=True).copy()
         llguidance.numpy.apply_token_bitmask_inplace(held, mask)
+        for row, matcher in enumerate(self._matchers):
+            if matcher.is_stopped():  # and then its mask says nothing
+                held[row] = -np.inf
+                held[row, self._end] = 0
         return torch.from_numpy(held)  # type: ignore[return-value]
 
 

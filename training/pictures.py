@@ -4,6 +4,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import attrs
@@ -83,20 +84,22 @@ def picture(
 def load_or_draw(folder: Path, count: int, seed: int, workers: int = 2) -> PictureSet:
     """Give `count` pictures of training pairs from the folder, drawing what is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{seed}-{start}.npz" for start in range(0, count, _SHARD)]
-    missing = [path for path in paths if not path.exists()]
-    with ProcessPoolExecutor(workers) as pool:
-        for done, path in enumerate(pool.map(_draw_shard, missing, [seed] * len(missing)), start=1):
+    shards = [(seed, start, min(start + _SHARD, count)) for start in range(0, count, _SHARD)]
+    paths = {folder / f"{seed}-{start}-{end}.npz": (seed, start, end) for seed, start, end in shards}
+    missing = {path: shard for path, shard in paths.items() if not path.exists()}
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        drawn = (pool.map if pool else map)(_draw_shard, missing, missing.values())
+        for done, path in enumerate(drawn, start=1):
             if done % 10 == 0 or done == len(missing):
-                print(f"pictures: {done * _SHARD} of {len(missing) * _SHARD} drawn ({path.name})", flush=True)
-    return _gather(paths)
+                print(f"pictures: {done} of {len(missing)} parts drawn ({path.name})", flush=True)
+    return _gather(list(paths))
 
 
-def _draw_shard(path: Path, seed: int) -> Path:
-    torch.set_num_threads(1)
-    start = int(path.stem.split("-")[1])
+def _draw_shard(path: Path, shard: tuple[int, int, int]) -> Path:
+    """Draw the pictures of a seed from one index up to another."""
+    seed, start, end = shard
     # Smaller canvases than in use: they are faster to draw, and the processor reduces all to the same area.
-    drawn = [picture((seed, i), held_out=False, shortest=140, longest=420) for i in range(start, start + _SHARD)]
+    drawn = [picture((seed, i), held_out=False, shortest=140, longest=420) for i in range(start, end)]
     patches, grids = zip(*(_processed(image) for _, image in drawn), strict=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
