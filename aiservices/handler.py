@@ -48,6 +48,19 @@ def base64_file(description: str, *, media_type_field: str = "media_type") -> Me
     return Meta(description=description, extra_json_schema=encoding, extra={FILE_MARK: media_type_field})
 
 
+@attrs.frozen
+class VoiceInfo:
+    """A voice that a caller may ask for by name.
+
+    Attributes:
+        language: two letters, where the voice is bound to one.
+    """
+
+    name: str
+    description: str = ""
+    language: str | None = None
+
+
 class Context(Protocol):
     """What a handler may need of the house while it works on one job."""
 
@@ -127,6 +140,10 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
         Raises:
             InvalidInput: naming the field.
         """
+
+    def voices_offered(self) -> Sequence[VoiceInfo]:
+        """Voices that a caller may name, for ``GET …/voices``; none for a handler that does not speak. On the loop."""
+        return ()
 
     async def preprocess(self, input: InputT, context: Context) -> ItemT:
         """Turn the input into what the model takes. Runs on the loop while earlier batches run; heavy parts through

@@ -20,7 +20,7 @@ import attrs
 import msgspec
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError
-from aiservices.handler import Task
+from aiservices.handler import Task, VoiceInfo
 from aiservices.handlers import audio, espeak_process
 from aiservices.handlers.options import read_options
 from aiservices.handlers.speech import Reference, Speech, SpeechRequest, TextToSpeechHandler, TextToSpeechInput
@@ -101,6 +101,10 @@ class EspeakTextToSpeech(TextToSpeechHandler):
     def voices(self) -> Sequence[str]:
         """The names in :data:`VOICES`."""
         return tuple(VOICES)
+
+    def voices_offered(self) -> Sequence[VoiceInfo]:
+        """The voices of :data:`VOICES`."""
+        return [VoiceInfo(name, voice.description) for name, voice in VOICES.items()]
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Find the library and say a word with it."""

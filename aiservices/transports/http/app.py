@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from aiservices.registry import Registry
-from aiservices.transports.http import jobs, process
+from aiservices.transports.http import jobs, openai_speech, process
 from aiservices.transports.http.access import add_headers, log_access
 from aiservices.transports.http.auth import check_access
 from aiservices.transports.http.errors import errors_as_json
@@ -37,6 +37,7 @@ def create_app(registry: Registry) -> web.Application:
     app.cleanup_ctx.append(_run_registry)
     app.on_shutdown.append(_drain_registry)
     app.add_routes(process.routes())
+    app.router.add_post(openai_speech.PATH, openai_speech.speech)
     app.add_routes(jobs.routes(single_service=len(registry.services) == 1))
     return app
 

@@ -65,7 +65,7 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
         BodyTooLarge, BodyTooSlow: it passes its bounds.
     """
     key = _idempotency_key(request)
-    raw = await _read(request, max_bytes)
+    raw = await read_bytes(request, max_bytes)
     body = await asyncio.to_thread(parse, raw) if len(raw) > THREAD_ABOVE_BYTES else parse(raw)
     policy = body.policy or RunPolicy()
     return JobRequest(
@@ -163,7 +163,22 @@ def _idempotency_key(request: web.Request) -> str | None:
     return key
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
+    """Read a body that is a JSON object.
+
+    Raises:
+        InvalidInput, BodyTooLarge, BodyTooSlow: as for a job's.
+    """
+    raw = await read_bytes(request, max_bytes)
+    return await asyncio.to_thread(decode_object, raw) if len(raw) > THREAD_ABOVE_BYTES else decode_object(raw)
+
+
+async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
+    """Read a body.
+
+    Raises:
+        BodyTooLarge, BodyTooSlow, CallerGone: it passes a bound, or never comes.
+    """
     try:
         if (request.content_length or 0) > max_bytes:
             raise web.HTTPRequestEntityTooLarge(max_bytes)

@@ -19,7 +19,7 @@ RUNSYNC_WAIT_S = 90.0
 STREAM_WAIT_S = 2.0
 """RunPod's clients give a poll of ``/stream`` 3 s (JS) or 10 s (Python)."""
 
-Answer = Literal["Accepted", "Job", "Stream", "Cancelled", "Purged", "Health"]
+Answer = Literal["Accepted", "Job", "Stream", "Cancelled", "Purged", "Health", "Voices"]
 """Schema of an operation's answer in the OpenAPI document."""
 
 
@@ -81,6 +81,14 @@ async def health(request: web.Request) -> web.StreamResponse:
     return json_response(find_service(request).health())
 
 
+async def voices(request: web.Request) -> web.StreamResponse:
+    """List the voices that the service can be asked for; none if it does not speak."""
+    offered = find_service(request).handler.voices_offered()
+    return json_response(
+        {"voices": [attrs.asdict(voice, filter=lambda _, value: value is not None) for voice in offered]}
+    )
+
+
 @attrs.frozen
 class Operation:
     """One operation of the job API, for the routes and for the OpenAPI document.
@@ -121,6 +129,7 @@ OPERATIONS = (
     Operation("retry", ("POST",), "/retry/{job_id}", retry, "Accepted", errors=(409, 429, 503)),
     Operation("purge-queue", ("POST",), "/purge-queue", purge_queue, "Purged"),
     Operation("health", ("GET",), "/health", health, "Health"),
+    Operation("voices", ("GET",), "/voices", voices, "Voices"),
 )
 
 

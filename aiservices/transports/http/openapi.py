@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import aiservices
 from aiservices.registry import Registry
 from aiservices.service import Service
+from aiservices.transports.http import openai_speech
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS, Operation
 from aiservices.transports.http.lookup import LONGEST_WAIT_MS, SHORTEST_WAIT_MS
@@ -52,6 +53,8 @@ def describe(registry: Registry) -> Json:
         paths |= dict(_operations(service, f"/{service.name}/api/v1", f"{service.name}-", named))
     if single:
         paths |= dict(_operations(services[0], "/api/v1", "", named))
+    if any(map(openai_speech.is_speech, services)):
+        paths[openai_speech.PATH] = openai_speech.describe()
     components = {"schemas": named, "responses": dict(_error_responses()), "securitySchemes": _SECURITY_SCHEMES}
     return {
         "openapi": "3.1.0",

@@ -118,6 +118,18 @@ _COMMON_SCHEMAS: Mapping[str, Json] = {
         jobs=_counts("completed", "failed", "inProgress", "inQueue", "retried"),
         workers=_counts("idle", "initializing", "ready", "running", "throttled", "unhealthy"),
     ),
+    "Voices": _object(
+        ["voices"],
+        voices={
+            "type": "array",
+            "items": _object(
+                ["name", "description"],
+                name={"type": "string", "examples": ["english-gb"]},
+                description={"type": "string"},
+                language={"type": "string"},
+            ),
+        },
+    ),
     "Error": _object(
         ["error"],
         error={"type": "string"},
