@@ -41,8 +41,9 @@ USER aiservices
 VOLUME /models
 EXPOSE 8001
 # Alive is enough: a container that still loads its model must not be killed for it. /readyz says whether it is ready.
+# (With the command "runpod" nothing listens; RunPod does not look at this.)
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["/app/.venv/bin/python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('AISERVICES_PORT', '8001') + '/livez', timeout=4)"]
+    CMD ["/app/.venv/bin/python", "-c", "import os, urllib.request as u; e = os.environ.get; u.urlopen('http://127.0.0.1:' + (e('AISERVICES_PORT') or e('PORT') or '8001') + '/livez', timeout=4)"]
 
 # No shell between the container's runtime and the process: SIGTERM reaches it, and it drains (grace_s).
 ENTRYPOINT ["/app/.venv/bin/python", "-m", "aiservices"]
