@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import msgspec
 import pytest
 import structlog
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from aiservices.config import Config, FetchConfig, OutputsConfig, S3Config, ServerConfig, ServiceConfig
 from aiservices.errors import InvalidInput
@@ -24,6 +25,7 @@ from aiservices.handler import BatchHandler, Task, base64_file
 from aiservices.job import Destination
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service
+from aiservices.transports.runpod import RunPodAdapter
 from tests.fakes import TextInput
 
 pytest.importorskip("aioboto3", reason="pip install aioboto3 (the s3 extra)")
@@ -76,9 +78,9 @@ def sound(given: TextInput) -> bytes:
 def store() -> Iterator[str]:
     """An S3 server with one bucket; its URL."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    port = unused_port()
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    _, port = server.get_host_and_port()
     import boto3
 
     url = f"http://127.0.0.1:{port}"
@@ -98,7 +100,7 @@ def destination(url: str, **changes: str) -> Destination:
 
 
 @asynccontextmanager
-async def running(kind: type[Any], *, allow: Sequence[str] = ("127.0.0.1",), **outputs: Any) -> AsyncIterator[Service]:
+async def house(kind: type[Any], *, allow: Sequence[str] = ("127.0.0.1",), **outputs: Any) -> AsyncIterator[Registry]:
     service = ServiceConfig(name="fake", handler=f"{__name__}:{kind.__name__}", device="cpu", batch_wait_s=0)
     registry = Registry(
         Config(
@@ -111,9 +113,15 @@ async def running(kind: type[Any], *, allow: Sequence[str] = ("127.0.0.1",), **o
     )
     await registry.start()
     try:
-        yield registry.get("fake")
+        yield registry
     finally:
         await registry.close()
+
+
+@asynccontextmanager
+async def running(kind: type[Any], **settings: Any) -> AsyncIterator[Service]:
+    async with house(kind, **settings) as registry:
+        yield registry.get("fake")
 
 
 async def ask(service: Service, text: str, count: int, to: Destination | None = None) -> dict[str, Any]:
@@ -148,6 +156,14 @@ async def test_a_job_that_brings_a_bucket_gets_every_file_there(store: str) -> N
         assert await download(output["audio_url"]) == (b"abc" * 10, "audio/wav")
 
 
+async def test_a_bucket_that_comes_with_a_job_of_runpod_is_used_alike(store: str) -> None:
+    given = {"accessId": "key", "accessSecret": SECRET, "bucketName": BUCKET, "endpointUrl": store}
+    event = {"id": "a", "input": {"text": "abc", "count": 30}, "s3Config": given}
+    async with house(Speak) as registry:
+        answer = await RunPodAdapter(registry).handle(event, lambda fraction: None)
+        assert await download(answer["audio_url"]) == (b"abc" * 10, "audio/wav")
+
+
 async def test_any_other_large_answer_goes_as_a_whole(store: str) -> None:
     async with running(Write, bucket=BUCKET, endpoint_url=store, max_inline_bytes=1000) as service:
         assert (await ask(service, "t", 100))["output"] == {"text": "x" * 100, "count": 100}
@@ -169,20 +185,21 @@ async def test_many_uploads_at_once_keep_their_files_apart(store: str) -> None:
             assert (await download(job["output"]["audio_url"]))[0] == sound(TextInput(f"{n}", 50))
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"bucketName": "no-such-bucket"}, "the store answered NoSuchBucket"),
-        ({"endpointUrl": f"http://127.0.0.1:{unused_port()}"}, "the store cannot be reached"),
-    ],
-)
-async def test_a_refused_upload_fails_the_job_and_says_why(store: str, changes: dict[str, str], reason: str) -> None:
+async def test_a_refused_upload_fails_the_job_and_says_why(store: str) -> None:
     async with running(Speak) as service:
-        to = destination(store, **changes)
-        shown = await ask(service, "abc", 30, to)
+        shown = await ask(service, "abc", 30, destination(store, bucketName="no-such-bucket"))
         assert shown["status"] == "FAILED"
         assert "output" not in shown
-        assert shown["error"] == f"the output could not be stored in the bucket {to.bucket_name!r}: {reason}"
+        reason = "the store answered NoSuchBucket"
+        assert shown["error"] == f"the output could not be stored in the bucket 'no-such-bucket': {reason}"
+
+
+async def test_a_store_that_is_not_there_fails_the_job_and_says_why() -> None:
+    async with running(Speak) as service:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))  # nobody else gets this port, and nobody listens
+            shown = await ask(service, "abc", 30, destination(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        assert shown["error"] == "the output could not be stored in the bucket 'outputs': the store cannot be reached"
 
 
 class Proxy:
