@@ -318,6 +318,17 @@ async def test_a_forbidden_endpoint_is_refused_at_submission(url: str) -> None:
             service.submit(JobRequest(input={"text": "a"}, destination=destination(url)))
 
 
+async def test_a_proxy_of_ours_never_stands_before_a_strangers_store(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with running(Speak) as service:
+        assert "audio_url" in (await ask(service, "abc", 30, destination(store)))["output"]
+
+
 async def test_an_endpoint_whose_name_turns_out_private_is_not_connected(store: str) -> None:
     async with running(Speak, allow=["localhost.:1"]) as service:
         # A name passes at submission; what it resolves to does not.
