@@ -72,6 +72,10 @@ def main() -> None:
             tiny_chatterbox.small_modules(patch)
         bench = _bench(asked)
         _print_setting(asked)
+        for callers in asked.callers if asked.t3_only else ():
+            _print_t3_row(bench, callers, min(callers, asked.library_requests), asked.repeats)
+        if asked.t3_only:
+            return
         _speak(bench, 1)  # the first run chooses kernels
         _generate(bench, 1)
         for callers in asked.callers:
@@ -89,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a machine that others use")
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
     parser.add_argument("--library-requests", type=int, default=4, help="how many the library speaks at most a row")
+    parser.add_argument("--t3-only", action="store_true", help="leave the sound out")
     return parser.parse_args()
 
 
@@ -231,6 +236,25 @@ def _print_setting(asked: argparse.Namespace) -> None:
         "callers | T3 library | T3 ours | ratio | whole library | whole ours | ratio | real-time | T3 and sound share"
     )
     print("        |  tokens/s  | tokens/s|       |  requests/s   | requests/s |       |  factor   |  of the time")
+
+
+def _print_t3_row(bench: Bench, callers: int, library_requests: int, repeats: int) -> None:
+    """Measure the speech tokens alone, both by turns."""
+    theirs, ours = (
+        _median(times)
+        for times in zip(
+            *(
+                (
+                    _their_tokens(bench, library_requests).total_s / library_requests,
+                    _our_tokens(bench, callers).total_s / callers,
+                )
+                for _ in range(repeats)
+            ),
+            strict=True,
+        )
+    )
+    speeds = f"{bench.tokens / theirs:10.1f} | {bench.tokens / ours:8.1f}"
+    print(f"{callers:7} | {speeds}| {theirs / ours:5.2f}", flush=True)
 
 
 def _print_row(bench: Bench, callers: int, library_requests: int, repeats: int) -> None:

@@ -171,7 +171,7 @@ class T3Engine:
         if not self._rows:
             return []
         logits = self._logits()
-        dead = (~logits.isfinite().any(dim=-1) | logits.isnan().any(dim=-1)).tolist()
+        dead = (~logits.amax(dim=-1).isfinite()).tolist()  # the largest is NaN where any is
         tokens = self._choose(logits.nan_to_num_(nan=0.0, neginf=float("-inf")) if any(dead) else logits)
         ended: list[tuple[T3Request, Draw | Exception]] = []
         leaving: list[_Row] = []
