@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -385,7 +386,9 @@ async def test_the_line_on_the_terminal_says_how_far_the_job_is() -> None:
 
 def test_ctrl_c_ends_the_job_and_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aiservices", "run", "--profile", "echo", "-v", "echo", "text=x", "seconds=60"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # Where the tests run in the background SIGINT may be ignored, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
         until(process.stderr, "service.ready")
         process.send_signal(signal.SIGINT)
