@@ -1,0 +1,98 @@
+"""Against a real store: keys that are checked, a large file, many small ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from aiservices.config import S3Config
+from aiservices.errors import ServiceError
+from aiservices.storage.s3.checksum import sha256_of
+from aiservices.storage.s3.remote import parse_manifest
+from tests.storage.conftest import make_store
+
+SERVER = Path(__file__).parent.parent.parent / "scripts" / "s3-server"
+MIB = 2**20
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def rados(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Config]:
+    """Settings for a server of our own that has one empty bucket."""
+    boto3 = pytest.importorskip("boto3", reason="needs an S3 client: scripts/install all")
+    if shutil.which("radosgw") is None:
+        pytest.skip("needs radosgw: scripts/s3-server install")
+    folder = tmp_path_factory.mktemp("s3-server")
+    started = subprocess.run([SERVER, "start", folder], capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stderr
+    url, key, secret = started.stdout.split()
+    keys = {"aws_access_key_id": key, "aws_secret_access_key": secret, "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=url, **keys)
+    client.create_bucket(Bucket="models")
+    client.close()
+    yield S3Config(endpoint_url=url, region="us-east-1", access_key_id=key, secret_access_key=secret, retry_wait_s=0.1)
+    subprocess.run([SERVER, "stop", folder], check=True)
+
+
+def write_large(path: Path, mib: int) -> None:
+    block = os.urandom(MIB)
+    with path.open("wb") as file:
+        for number in range(mib):
+            file.write(number.to_bytes(8, "big") + block[8:])
+
+
+async def test_a_large_file_comes_back_as_it_went(rados: S3Config, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_large(folder / "model.safetensors", 2048)
+    store = make_store(tmp_path / "models", rados)
+    assert await store.push(folder, "s3://models/large/") == "s3://models/large/"
+    found = await store.resolve("s3://models/large/")
+    assert found is not None
+    sums = parse_manifest((found / "SHA256SUMS").read_text())
+    assert sums == {"model.safetensors": await asyncio.to_thread(sha256_of, folder / "model.safetensors")}
+    assert (found / "model.safetensors").stat().st_size == 2048 * MIB
+    assert await asyncio.to_thread(sha256_of, found / "model.safetensors") == sums["model.safetensors"]
+    (model,) = await store.models()
+    assert model.verified == "sha256"
+    await store.close(flush=True)
+
+
+async def test_ten_thousand_files_come_back_as_they_went(rados: S3Config, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    files = {f"{number % 100}/{number}.bin": os.urandom(100) for number in range(10_000)}
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    store = make_store(tmp_path / "models", rados)
+    await store.push(folder, "s3://models/many/")
+    found = await store.resolve("s3://models/many/")
+    assert found is not None
+    assert {name: (found / name).read_bytes() for name in files} == files
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"access_key_id": "wrong"}, "the store does not know the access key (AISERVICES_S3_ACCESS_KEY_ID)"),
+        ({"secret_access_key": "no"}, "the secret key does not fit the access key (AISERVICES_S3_SECRET_ACCESS_KEY)"),
+        ({}, "there is no such bucket"),
+    ],
+)
+async def test_wrong_keys_and_buckets_are_told_apart(
+    change: dict[str, str], reason: str, rados: S3Config, tmp_path: Path
+) -> None:
+    bucket = "models" if change else "nowhere"
+    store = make_store(tmp_path, attrs.evolve(rados, **change))  # type: ignore[arg-type]  # only texts change
+    with pytest.raises(ServiceError) as caught:
+        await store.resolve(f"s3://{bucket}/x/")
+    assert str(caught.value) == f"model 's3://{bucket}/x/': {reason}"
