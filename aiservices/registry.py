@@ -71,6 +71,11 @@ class Registry:
         """Whether a model's device is beyond repair in this process."""
         return self.broken_event.is_set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether any job has not ended yet."""
+        return any(service.busy for service in self.services.values())
+
     def get(self, name: str) -> Service:
         """Return a service by name, or raise UnknownService."""
         try:

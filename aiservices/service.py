@@ -142,6 +142,11 @@ class Service:
         self._scheduler = make_scheduler(handler, config, house)
         shared.metrics.model_state(self.name, self.state)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job has not ended yet."""
+        return self._jobs.live_count > 0
+
     async def start(self) -> None:
         """Begin to load the model, unless the first job shall; returns at once."""
         if self.config.load == "start":

@@ -523,7 +523,10 @@ async def test_the_urls_can_be_clicked_whatever_the_host(host: str, shown: str) 
     assert await server.task is Exit.OK
 
 
-async def test_after_the_first_signal_running_jobs_end_and_new_ones_are_refused() -> None:
+async def test_after_the_first_signal_running_jobs_end_and_new_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiservices.cli.serve.LINGER_S", 0.5)
     server = Server()
     await server.ready.wait()
     async with aiohttp.ClientSession() as session:
@@ -533,6 +536,9 @@ async def test_after_the_first_signal_running_jobs_end_and_new_ones_are_refused(
         status, refusal = await server.post(session, "/run", input={"text": "too late"})
         assert (status, refusal["error"]) == (503, "the server is shutting down")
         async with session.get(f"{server.url}/status-sync/{job['id']}") as answer:
+            assert (await answer.json())["status"] == "COMPLETED"
+        await asyncio.sleep(0.1)  # a caller that polls comes later, and still finds the result
+        async with session.get(f"{server.url}/status/{job['id']}") as answer:
             assert (await answer.json())["status"] == "COMPLETED"
     assert await server.task is Exit.OK
     assert server.left.empty()

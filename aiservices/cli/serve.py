@@ -25,6 +25,9 @@ from aiservices.transports.http import create_app
 CLOSE_TIMEOUT_S = 5.0
 """How long open connections may go on once every job has ended."""
 
+LINGER_S = 2.0
+"""How long the port stays open after a drain that ended jobs: their callers poll once more for the results."""
+
 Say = Callable[[str], None]
 Leave = Callable[[int], None]
 
@@ -91,7 +94,10 @@ async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_
         await _first(stop.asked, registry.broken_event)
         stop.asked.set()  # from here on a signal is the second one
         log.info("server.draining", broken=registry.broken, grace_s=config.server.grace_s)
+        busy = registry.busy
         await registry.drain(config.server.grace_s)
+        if busy:
+            await asyncio.sleep(LINGER_S)
     finally:
         await runner.cleanup()
         stop.close()
