@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError, Unavailable
-from aiservices.handler import Context, StepHandler, Task
+from aiservices.handler import Context, StepHandler, Task, VoiceInfo
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel, load_checkpoint
 from aiservices.handlers.chatterbox.library import import_library
 from aiservices.handlers.chatterbox.options import OWN_VOICE, ChatterboxOptions
 from aiservices.handlers.chatterbox.pieces import MAX_PIECE_TOKENS, plan_pieces
 from aiservices.handlers.chatterbox.sound import Finish
-from aiservices.handlers.chatterbox.voices import VoiceInfo, VoiceStore, prepare_clip
+from aiservices.handlers.chatterbox.voices import VoiceStore, prepare_clip
 from aiservices.handlers.options import read_options
 from aiservices.handlers.speech import (
     SpeechContract,
@@ -69,9 +69,8 @@ class ChatterboxTextToSpeech(
         """The checkpoint's own voice and those of ``voices_dir``; None before ``load``."""
         return None if self._loaded is None else tuple(self._loaded.voices.infos)
 
-    @property
-    def voice_infos(self) -> Sequence[VoiceInfo]:
-        """The same voices with what is known of them."""
+    def voices_offered(self) -> Sequence[VoiceInfo]:
+        """The same voices with what is known of them; none before ``load``."""
         return () if self._loaded is None else tuple(self._loaded.voices.infos.values())
 
     @property

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from aiservices.errors import ConfigError, InvalidInput, Unavailable
+from aiservices.handler import VoiceInfo
 from aiservices.handlers import audio
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel
 from aiservices.handlers.chatterbox.library import quiet
@@ -51,15 +52,6 @@ class Voice:
     speaker: torch.Tensor
     prompt: torch.Tensor
     gen: GenVoice
-
-
-@attrs.frozen
-class VoiceInfo:
-    """What a listing of voices says of one."""
-
-    name: str
-    description: str = ""
-    language: str | None = None
 
 
 @attrs.frozen(eq=False)
