@@ -83,7 +83,7 @@ class S3Config:
     secret_access_key: str = attrs.field(default="", repr=False)
     session_token: str = attrs.field(default="", repr=False)
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    max_concurrency: Positive = 16
+    max_concurrency: Positive = 8
     part_mib: Positive = 16
     attempts: Positive = 6
     retry_wait_s: Seconds = 0.5
