@@ -1,0 +1,87 @@
+"""Webhooks from the caller's request to a receiver on loopback: whatever it does, the job is what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from aiservices.config import Config, FetchConfig, ServerConfig, ServiceConfig, WebhookConfig
+from aiservices.registry import Registry
+from aiservices.transports.http import create_app
+from tests.transports.http.houses import Client, MakeClient, read
+
+ATTEMPTS = 3
+
+
+class Receiver:
+    """Answers each POST with the next of its statuses; 0 hangs until the sender gives up, -1 redirects inwards."""
+
+    def __init__(self, statuses: list[int]) -> None:
+        self.statuses = statuses
+        self.bodies: list[bytes] = []
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(await request.read())
+        status = self.statuses.pop(0)
+        if status == 0:
+            await asyncio.Event().wait()
+        if status == -1:
+            raise web.HTTPFound("http://10.0.0.1/inside")
+        return web.Response(status=status)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "result", "attempts"),
+    [
+        ([200], "delivered", 1),
+        ([500, 503, 200], "delivered", 3),
+        ([500, 500, 500], "failed", 3),
+        ([0, 200], "delivered", 2),
+        ([0, 0, 0], "failed", 3),
+        ([-1, -1, -1], "failed", 3),
+        ([204, 200], "delivered", 2),
+    ],
+    ids=["well", "fails twice", "always fails", "late once", "hangs", "redirects inwards", "not quite 200"],
+)
+async def test_the_job_is_untouched_and_the_metrics_tell_how_the_delivery_went(
+    aiohttp_client: MakeClient, statuses: list[int], result: str, attempts: int
+) -> None:
+    receiver = Receiver(statuses)
+    app = web.Application()
+    app.router.add_post("/done", receiver.take)
+    async with TestServer(app, handler_cancellation=True) as server:
+        client = await aiohttp_client(create_app(Registry(settings(f"127.0.0.1:{server.port}"))))
+        body = {"input": {"text": "mug"}, "webhook": f"http://127.0.0.1:{server.port}/done?token=secret"}
+        job = await read(await client.post("/v2/upper/runsync", json=body))
+        assert (job["status"], job["output"]) == ("COMPLETED", {"text": "MUG"})
+        await until_counted(client, f'aiservices_webhooks_total{{result="{result}",service="upper"}} 1.0')
+        assert await read(await client.get(f"/v2/upper/status/{job['id']}")) == job
+    assert len(receiver.bodies) == attempts
+    assert [msgspec.json.decode(each) for each in receiver.bodies] == [job] * attempts
+
+
+async def test_a_private_receiver_is_refused_at_submission(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(create_app(Registry(settings("127.0.0.1:1"))))
+    body = {"input": {"text": "mug"}, "webhook": "http://169.254.169.254/latest"}
+    refusal = await read(await client.post("/v2/upper/run", json=body), 400)
+    assert re.match(r"\$\.webhook: ", refusal["error"])
+
+
+def settings(allowed: str) -> Config:
+    return Config(
+        server=ServerConfig(grace_s=0.0),
+        fetch=FetchConfig(allow_hosts=(allowed,)),
+        webhook=WebhookConfig(timeout_s=0.1, attempts=ATTEMPTS, retry_wait_s=0.0),
+        services={"upper": ServiceConfig(name="upper", handler="tests.fakes:Upper", device="cpu", batch_wait_s=0)},
+    )
+
+
+async def until_counted(client: Client, line: str) -> None:
+    async with asyncio.timeout(10):
+        while line not in (await (await client.get("/metrics")).text()).splitlines():
+            pass
