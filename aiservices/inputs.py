@@ -67,6 +67,8 @@ def _choices(cls: type[Any], field: str) -> list[str]:
 
 
 def _literals(kind: Any) -> tuple[Any, ...]:
+    if isinstance(kind, msgspec.inspect.Metadata):  # a description or examples around the type
+        return _literals(kind.type)
     if isinstance(kind, msgspec.inspect.LiteralType):
         return kind.values
     if isinstance(kind, msgspec.inspect.UnionType):

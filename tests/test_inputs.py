@@ -16,7 +16,8 @@ class Order:
 
     text: Annotated[str, Meta(min_length=1, max_length=5)]
     format: Literal["wav", "mp3"] = "wav"
-    side: Literal["left", "right"] | None = None
+    side: Annotated[Literal["left", "right"] | None, Meta(description="Which.")] = None
+    size: Annotated[Literal["s", "m"], Meta(description="How large.")] = "m"
     seed: Annotated[int, Meta(ge=0)] | None = None
     share: Annotated[float, Meta(ge=0, le=1)] = 0.5
     names: Annotated[tuple[Annotated[str, Meta(max_length=3)], ...], Meta(min_length=1, max_length=2)] = ("a",)
@@ -32,6 +33,7 @@ class Order:
         ({"text": ["a"]}, "$.text", "expected str, got array"),
         ({"text": "a", "format": "midi"}, "$.format", "expected one of mp3, wav"),
         ({"text": "a", "side": "top"}, "$.side", "expected one of left, right"),
+        ({"text": "a", "size": "xl"}, "$.size", "expected one of m, s"),
         ({"text": "a", "seed": -1}, "$.seed", "expected int >= 0"),
         ({"text": "a", "seed": 1.5}, "$.seed", "expected int | null, got float"),
         ({"text": "a", "seed": "1"}, "$.seed", "expected int | null, got str"),
@@ -40,7 +42,11 @@ class Order:
         ({"text": "a", "names": ["a", "b", "c"]}, "$.names", "expected at most 2 items"),
         ({"text": "a", "names": ["abcd"]}, "$.names[0]", "expected at most 3 characters"),
         ({"text": "a", "sed": 1}, "$.sed", "unknown field; did you mean 'seed'?"),
-        ({"text": "a", "zzzzzzz": 1}, "$.zzzzzzz", "unknown field; there are: text, format, side, seed, share, names"),
+        (
+            {"text": "a", "zzzzzzz": 1},
+            "$.zzzzzzz",
+            "unknown field; there are: text, format, side, size, seed, share, names",
+        ),
     ],
 )
 def test_an_error_names_the_field_and_what_was_expected(given: dict[str, Any], field: str, reason: str) -> None:
