@@ -543,16 +543,22 @@ class StepScheduler(Scheduler):
             self._post([(t, translate(r) if isinstance(r, Exception) else r) for t, r in finished], None, count)
 
     def _fail_rows(self, rows: set[AnyTask], error: Exception) -> None:
-        """A step failed: no row can be trusted any more."""
-        translated = self._house.thread.translate(error)
+        """A step failed: no row can be trusted any more. The handler lets go of them before their memory is freed."""
         count, failed = len(rows), list(rows)
         rows.clear()
+        broken = self._reset()
+        translated = self._house.thread.translate(error)
         self._post([(task, translated) for task in failed], translated, count)
+        if broken is not None:
+            self._relay.post(partial(self._house.broken, broken))
+
+    def _reset(self) -> str | None:
+        """On the model's thread: have the handler forget its rows; if it cannot, say why it is beyond repair."""
         try:
             self._handler.reset()
-        except Exception as reset_error:
-            broken = ModelBroken(f"the handler could not be reset after an error: {reset_error}")
-            self._relay.post(partial(self._house.broken, str(broken)))
+        except Exception as error:
+            return f"the handler could not be reset after an error: {error}"
+        return None
 
     def _post(self, outcomes: Sequence[Outcome], error: Exception | None, count: int) -> None:
         self._relay.post(partial(self._deliver, outcomes, error, count))
