@@ -516,7 +516,7 @@ def test_unload_forgets_the_model_and_the_voices(checkpoint: Path) -> None:
 # The other checkpoints
 
 
-@pytest.fixture(scope="module", params=["multilingual", "turbo"])
+@pytest.fixture(scope="module", params=["multilingual", "turbo", "nano"])
 def other(
     request: pytest.FixtureRequest, patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ChatterboxTextToSpeech]:
@@ -544,11 +544,12 @@ def test_a_language_is_spoken_or_refused(other: ChatterboxTextToSpeech, engine: 
             say(refusing, language="xx")
 
 
-def test_turbo_says_what_it_does_not_heed_and_wants_a_longer_clip(other: ChatterboxTextToSpeech) -> None:
+def test_a_variant_says_what_it_does_not_heed_and_wants_a_longer_clip(other: ChatterboxTextToSpeech) -> None:
     if len(other.languages) > 1:
         assert say(other, cfg_weight=0.0).warnings == []
         return
-    assert say(other, cfg_weight=0.2).warnings == ["cfg_weight has no effect on Turbo"]
+    name = other._ready.model.variant.name.title()
+    assert say(other, cfg_weight=0.2).warnings == [f"cfg_weight has no effect on {name}"]
     with pytest.raises(InvalidInput, match=r"^\$\.audio_prompt_url: expected at least 5 s of speech for this model"):
         say(other, clip=as_file(voice_like(110, seconds=4)))
 

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 MAX_TOKENS = 60
-VARIANTS = ("english", "multilingual", "turbo")
+VARIANTS = ("english", "multilingual", "turbo", "nano")
 
 
 @attrs.frozen(eq=False)
@@ -99,7 +99,7 @@ def model(variant: str) -> Any:
 @cache
 def expected(variant: str) -> list[list[int]]:
     """What the library says to each case, on a model of its own: it changes what it runs on."""
-    theirs = model(variant) if variant == "turbo" else tiny_copy(variant)
+    theirs = model(variant) if variant in tiny_chatterbox.BACKBONES else tiny_copy(variant)
     return [theirs_alone(theirs, case) for case in cases(variant)]
 
 
@@ -110,7 +110,7 @@ def tiny_copy(variant: str) -> Any:
 
 
 def cases(variant: str) -> Sequence[Case]:
-    return TURBO if variant == "turbo" else CASES
+    return TURBO if variant in tiny_chatterbox.BACKBONES else CASES
 
 
 def theirs_alone(t3: Any, case: Case) -> list[int]:

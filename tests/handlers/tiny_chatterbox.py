@@ -1,6 +1,6 @@
 """Checkpoints of Chatterbox's own classes, 45 MB instead of 3 GB, with random weights that end a speech by themselves.
 
-English, multilingual and Turbo, each in the files of the released one.
+English, multilingual, Turbo and Nano, each in the files of the released one.
 
 The library builds its modules with fixed sizes, so :func:`small_modules` has to be in force where such a checkpoint is
 written and where it is loaded.
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from aiservices.handlers.chatterbox import library
 from aiservices.handlers.torch_runtime import prepare_torch
 
 HIDDEN = 64
@@ -47,9 +48,13 @@ def small_modules(patch: pytest.MonkeyPatch) -> None:
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "Llama_520M", llama_configs.LLAMA_520M_CONFIG_DICT | sizes | heads)
-    gpt = {"n_embd": HIDDEN, "hidden_size": HIDDEN, "n_head": 2, "num_attention_heads": 2}
-    gpt |= {"n_layer": 2, "num_hidden_layers": 2, "vocab_size": 8, "n_positions": 2048, "n_ctx": 2048}
+    gpt = {"n_embd": HIDDEN, "hidden_size": HIDDEN, "n_head": 2, "n_layer": 2}
+    gpt |= {"vocab_size": 8, "n_positions": 2048, "n_ctx": 2048}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_medium", llama_configs.GPT2_MEDIUM_CONFIG | gpt)
+    patch.setattr(library, "GPT2_SMALL", {"n_embd": 96, "hidden_size": 96, "n_head": 3, "n_layer": 2})
+    patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_small", None)  # so that what is added is taken out in the end
+    del llama_configs.LLAMA_CONFIGS["GPT2_small"]
+    library.add_backbones(llama_configs.LLAMA_CONFIGS)
     alignment = importlib.import_module("chatterbox.models.t3.inference.alignment_stream_analyzer")
     patch.setattr(alignment, "LLAMA_ALIGNED_HEADS", [(0, 1), (1, 0), (1, 1)])
     patch.setattr(cond_enc, "Perceiver", partial(cond_enc.Perceiver, 4, HIDDEN, HIDDEN, 2))
@@ -93,7 +98,7 @@ def shorter(patch: pytest.MonkeyPatch, module: Any, name: str, layers: str) -> N
 
 
 def write_checkpoint(folder: Path, variant: str = "english") -> None:
-    """Write the files of a released checkpoint: ``english``, ``multilingual`` or ``turbo``."""
+    """Write the files of a released checkpoint: ``english``, ``multilingual``, ``turbo`` or ``nano``."""
     import torch
     from safetensors.torch import save_file
 
@@ -101,7 +106,7 @@ def write_checkpoint(folder: Path, variant: str = "english") -> None:
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         t3 = make_t3(variant)
-        s3gen, encoder = tts.S3Gen(meanflow=variant == "turbo").eval(), tts.VoiceEncoder().eval()
+        s3gen, encoder = tts.S3Gen(meanflow=variant in BACKBONES).eval(), tts.VoiceEncoder().eval()
         t3_file, s3gen_file, encoder_file = FILES[variant]
         save_file(t3.state_dict(), folder / t3_file)
         for file, module in ((s3gen_file, s3gen), (encoder_file, encoder)):
@@ -118,20 +123,23 @@ def make_t3(variant: str = "english") -> Any:
     module = importlib.import_module("chatterbox.models.t3.t3")
     config = importlib.import_module("chatterbox.models.t3.modules.t3_config").T3Config
     hp = config.multilingual() if variant == "multilingual" else config.english_only()
-    if variant == "turbo":
+    if variant in BACKBONES:
         hp = config(text_tokens_dict_size=50276)
-        turbo = {"llama_config_name": "GPT2_medium", "speech_tokens_dict_size": 6563, "input_pos_emb": None}
+        turbo = {"llama_config_name": BACKBONES[variant], "speech_tokens_dict_size": 6563, "input_pos_emb": None}
         hp.__dict__.update(turbo, speech_cond_prompt_len=375, use_perceiver_resampler=False, emotion_adv=False)
     with torch.inference_mode():
         t3 = module.T3(hp).eval()
-        (plant_turbo_stop if variant == "turbo" else plant_stop)(t3)
+        (plant_turbo_stop if variant in BACKBONES else plant_stop)(t3)
     return t3
 
+
+BACKBONES = {"turbo": "GPT2_medium", "nano": "GPT2_small"}
 
 FILES = {
     "english": ("t3_cfg.safetensors", "s3gen.safetensors", "ve.safetensors"),
     "multilingual": ("t3_mtl23ls_v2.safetensors", "s3gen.pt", "ve.pt"),
     "turbo": ("t3_turbo_v1.safetensors", "s3gen_meanflow.safetensors", "ve.safetensors"),
+    "nano": ("t3_nano_v1.safetensors", "s3gen_meanflow.safetensors", "ve.safetensors"),
 }
 
 
@@ -205,6 +213,7 @@ WRITE_TOKENIZER: dict[str, Callable[[Path], None]] = {
         write_tokenizer, name="grapheme_mtl_merged_expanded_v1.json", languages=("en", "de", "fr", "zh")
     ),
     "turbo": write_turbo_tokenizer,
+    "nano": write_turbo_tokenizer,
 }
 
 

@@ -52,9 +52,9 @@ def load_checkpoint(library: Library, model_dir: Path, device: str, wanted: str,
     with quiet(), torch.inference_mode():
         t3 = library.english.T3(_config(library, variant))
         _fill(t3, next(iter(sorted(model_dir.glob(variant.t3_file)))), device)
-        if variant.name == "turbo":
+        if t3.is_gpt:
             del t3.tfmr.wte  # words, which nobody says to it
-        s3gen = library.english.S3Gen(meanflow=variant.name == "turbo")
+        s3gen = library.english.S3Gen(meanflow=variant.family == "turbo")
         _fill(s3gen, _first(model_dir, variant.s3gen_files), device)
         encoder = library.english.VoiceEncoder()
         _fill(encoder, _first(model_dir, VOICE_ENCODER_FILES), device)
@@ -71,12 +71,12 @@ def load_checkpoint(library: Library, model_dir: Path, device: str, wanted: str,
 
 
 def _config(library: Library, variant: Variant) -> Any:
-    """Size T3; Turbo's numbers are those of ``ChatterboxTurboTTS.from_local``."""
+    """Size T3; the numbers of Turbo and Nano are those of ``ChatterboxTurboTTS.from_local``."""
     config = library.t3_config.T3Config
-    if variant.name != "turbo":
-        return config.multilingual() if variant.name == "multilingual" else config.english_only()
+    if variant.family != "turbo":
+        return config.multilingual() if variant.family == "multilingual" else config.english_only()
     turbo = config(text_tokens_dict_size=50276)
-    turbo.llama_config_name, turbo.input_pos_emb = "GPT2_medium", None
+    turbo.llama_config_name, turbo.input_pos_emb = variant.backbone, None
     turbo.speech_tokens_dict_size, turbo.speech_cond_prompt_len = 6563, 375
     turbo.use_perceiver_resampler = turbo.emotion_adv = False
     return turbo

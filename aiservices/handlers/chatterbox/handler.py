@@ -181,7 +181,7 @@ class ChatterboxTextToSpeech(
             t3,
             S3GenEngine(model.s3gen, self._device, steps=options.flow_steps or variant.flow_steps),
             voices,
-            marks=None if variant.name == "turbo" else (hp.start_text_token, hp.stop_text_token),
+            marks=None if variant.family == "turbo" else (hp.start_text_token, hp.stop_text_token),
             tail=variant.tail,
             max_new_tokens=options.max_new_tokens,
             redraws=options.redraws,
@@ -259,9 +259,11 @@ class ChatterboxTextToSpeech(
         )
 
     def _without_effect(self, asked: TextToSpeechInput) -> list[str]:
-        if self._ready.model.variant.guided:
+        variant = self._ready.model.variant
+        if variant.guided:
             return []
-        return [f"{name} has no effect on Turbo" for name, usual in _UNGUIDED.items() if getattr(asked, name) != usual]
+        changed = [name for name, usual in _UNGUIDED.items() if getattr(asked, name) != usual]
+        return [f"{name} has no effect on {variant.name.title()}" for name in changed]
 
 
 def _or(value: float | None, usual: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,9 @@ import attrs
 
 from aiservices.errors import ServiceError
 from aiservices.handlers.torch_runtime import import_lock
+
+GPT2_SMALL: Mapping[str, int] = {"n_embd": 768, "hidden_size": 768, "n_layer": 12, "n_head": 12}
+"""In what Nano's backbone differs from Turbo's; chatterbox-tts 0.1.7 came out before Nano and does not know it."""
 
 
 @attrs.frozen(eq=False)
@@ -24,6 +27,8 @@ class Library:
     turbo: Any
     tokenizers: Any
     t3_config: Any
+    backbones: Any
+    """``chatterbox.models.t3.llama_configs``: sizes of T3's transformers by name."""
     perth: Any
 
 
@@ -48,6 +53,7 @@ def import_library() -> Library:
         "turbo": "chatterbox.tts_turbo",
         "tokenizers": "chatterbox.models.tokenizers.tokenizer",
         "t3_config": "chatterbox.models.t3.modules.t3_config",
+        "backbones": "chatterbox.models.t3.llama_configs",
     }
     try:
         with import_lock, quiet():
@@ -58,4 +64,10 @@ def import_library() -> Library:
         ) from None
     if library.perth.PerthImplicitWatermarker is None:
         raise ServiceError("the watermark cannot be loaded, it needs pkg_resources: pip install 'setuptools<82'")
+    add_backbones(library.backbones.LLAMA_CONFIGS)
     return library
+
+
+def add_backbones(configs: dict[str, Any]) -> None:
+    """Let the library know the sizes that it lacks; what a newer one says itself stands."""
+    configs.setdefault("GPT2_small", configs["GPT2_medium"] | GPT2_SMALL)

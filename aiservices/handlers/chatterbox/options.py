@@ -17,7 +17,7 @@ class ChatterboxOptions:
 
     Args:
         variant: which of the checkpoints in the folder; ``auto`` takes the first whose files are there, in the order
-            ``english``, ``multilingual``, ``turbo``.
+            ``english``, ``multilingual``, ``turbo``, ``nano``.
         default_voice: the voice of a request that names none.
         default_language: what a multilingual checkpoint speaks if neither request nor voice says.
         voices_dir: folder with a clip of each further voice, named after it, as ``anna.wav``; ``anna.json`` beside it
@@ -39,7 +39,7 @@ class ChatterboxOptions:
         finish_threads: threads that set loudness and tempo and put the watermark in.
     """
 
-    variant: Literal["auto", "english", "multilingual", "turbo"] = "auto"
+    variant: Literal["auto", "english", "multilingual", "turbo", "nano"] = "auto"
     default_voice: str = OWN_VOICE
     default_language: str = "en"
     voices_dir: str | None = None

@@ -14,7 +14,8 @@ import attrs
 from aiservices.errors import InvalidInput, ServiceError
 from aiservices.handlers.chatterbox.library import Library
 
-VariantName = Literal["english", "multilingual", "turbo"]
+VariantName = Literal["english", "multilingual", "turbo", "nano"]
+Family = Literal["english", "multilingual", "turbo"]
 
 _MARKS = re.compile(r"\[(?:START|STOP|UNK|SPACE|PAD|SEP|CLS|MASK|cj_.|[a-z]{2})\]")
 _HELPERS = {"ja": "pykakasi", "he": "dicta_onnx", "ru": "russian_text_stresser", "zh": "spacy_pkuseg"}
@@ -26,9 +27,11 @@ class Variant:
 
     Args:
         name: as in the options.
+        family: which of the library's three classes runs it: that decides on its text, its tokenizer and T3's form.
         t3_file: pattern of the file with T3's weights.
         s3gen_files: names that S3Gen's file may have.
         tokenizer_file: what the text's tokenizer is read from.
+        backbone: of T3, by its name in the library's ``LLAMA_CONFIGS``.
         repetition_penalty: the library's default.
         min_p: likewise.
         top_p: likewise.
@@ -42,9 +45,11 @@ class Variant:
     """
 
     name: VariantName
+    family: Family
     t3_file: str
     s3gen_files: tuple[str, ...]
     tokenizer_file: str
+    backbone: str = "Llama_520M"
     repetition_penalty: float = 1.2
     min_p: float = 0.05
     top_p: float = 1.0
@@ -57,32 +62,40 @@ class Variant:
     tail: tuple[int, ...] = ()
 
 
+_TURBO = Variant(
+    "turbo",
+    "turbo",
+    "t3_turbo_v1.safetensors",
+    ("s3gen_meanflow.safetensors",),
+    "tokenizer_config.json",
+    backbone="GPT2_medium",
+    min_p=0.0,
+    top_p=0.95,
+    top_k=1000,
+    guided=False,
+    listens_s=15,
+    min_clip_s=5.0,
+    clip_lufs=-27.0,
+    flow_steps=2,
+    tail=(4299,) * 3,
+)
+
 VARIANTS = (
-    Variant("english", "t3_cfg.safetensors", ("s3gen.safetensors",), "tokenizer.json"),
+    Variant("english", "english", "t3_cfg.safetensors", ("s3gen.safetensors",), "tokenizer.json"),
     Variant(
+        "multilingual",
         "multilingual",
         "t3_mtl*.safetensors",
         ("s3gen.pt", "s3gen.safetensors"),
         "grapheme_mtl_merged_expanded_v1.json",
         repetition_penalty=2.0,
     ),
-    Variant(
-        "turbo",
-        "t3_turbo_v1.safetensors",
-        ("s3gen_meanflow.safetensors",),
-        "tokenizer_config.json",
-        min_p=0.0,
-        top_p=0.95,
-        top_k=1000,
-        guided=False,
-        listens_s=15,
-        min_clip_s=5.0,
-        clip_lufs=-27.0,
-        flow_steps=2,
-        tail=(4299,) * 3,
-    ),
+    _TURBO,
+    attrs.evolve(_TURBO, name="nano", t3_file="t3_nano_v1.safetensors", backbone="GPT2_small"),
 )
-"""Source: ``from_local`` and ``generate`` of the three classes of chatterbox-tts 0.1.7."""
+"""Source: ``from_local`` and ``generate`` of the three classes of chatterbox-tts 0.1.7. Nano, which is newer, is Turbo
+with a smaller T3.
+"""
 
 VOICE_ENCODER_FILES = ("ve.safetensors", "ve.pt")
 
@@ -130,14 +143,10 @@ class TextReader:
 
     def __init__(self, library: Library, variant: Variant, model_dir: Path) -> None:
         self._variant = variant
-        self._normalise = {
-            "english": library.english.punc_norm,
-            "multilingual": library.multilingual.punc_norm,
-            "turbo": library.turbo.punc_norm,
-        }[variant.name]
+        self._normalise = getattr(library, variant.family).punc_norm
         self._tokenizer = _tokenizer(library, variant, model_dir)
         names: dict[str, str] = library.multilingual.SUPPORTED_LANGUAGES
-        vocabulary = {} if variant.name != "multilingual" else self._tokenizer.tokenizer.get_vocab()
+        vocabulary = {} if variant.family != "multilingual" else self._tokenizer.tokenizer.get_vocab()
         self.languages: Sequence[str] = [name for name in names if f"[{name}]" in vocabulary] or ["en"]
         """Languages that it speaks."""
 
@@ -152,14 +161,14 @@ class TextReader:
 
     def unmarked(self, text: str) -> str:
         """Take out what the tokenizer would take for its own marks; Turbo's are sounds to be made, as ``[laugh]``."""
-        return text if self._variant.name == "turbo" else _MARKS.sub(" ", text)
+        return text if self._variant.family == "turbo" else _MARKS.sub(" ", text)
 
     def read(self, piece: str, language: str) -> list[int]:
         """Return the tokens of a piece, without start and end marks."""
         text = self._normalise(piece)
-        if self._variant.name == "turbo":
+        if self._variant.family == "turbo":
             ids: list[int] = self._tokenizer(text).input_ids
-        elif self._variant.name == "multilingual":
+        elif self._variant.family == "multilingual":
             ids = self._tokenizer.encode(text, language_id=language)
         else:
             ids = self._tokenizer.encode(text)
@@ -167,7 +176,7 @@ class TextReader:
 
     def unknown_share(self, ids: Sequence[int]) -> float:
         """Tell which part of the tokens stands for letters that the model does not know."""
-        if self._variant.name == "turbo":
+        if self._variant.family == "turbo":
             return 0.0
         unknown = self._tokenizer.tokenizer.token_to_id("[UNK]")
         return list(ids).count(unknown) / max(1, len(ids))
@@ -175,7 +184,7 @@ class TextReader:
     def note_on(self, language: str) -> str | None:
         """Say what is missing for good speech of a language."""
         package = _HELPERS.get(language)
-        if self._variant.name != "multilingual" or package is None or find_spec(package) is not None:
+        if self._variant.family != "multilingual" or package is None or find_spec(package) is not None:
             return None
         return f"{package} is not installed, without which {language} is read less well"
 
@@ -183,9 +192,9 @@ class TextReader:
 def _tokenizer(library: Library, variant: Variant, model_dir: Path) -> Any:
     file = model_dir / variant.tokenizer_file
     try:
-        if variant.name == "english":
+        if variant.family == "english":
             return library.english.EnTokenizer(str(file))
-        if variant.name == "multilingual":
+        if variant.family == "multilingual":
             return _multilingual_tokenizer(library, file)
         from transformers import AutoTokenizer
 
