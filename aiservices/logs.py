@@ -18,6 +18,8 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 LogFormat = Literal["auto", "json", "console"]
 
+_TELLTALES = ("botocore", "urllib3")  # at debug they write signed requests, and a signature lets in
+
 
 def configure_logging(level: str = "info", log_format: LogFormat = "auto") -> None:
     """Set up logging for the process, once, to standard error.
@@ -47,6 +49,8 @@ def configure_logging(level: str = "info", log_format: LogFormat = "auto") -> No
         old.close()
     root.addHandler(_Unformatted(records, listener))
     root.setLevel(level.upper())
+    for name in _TELLTALES:
+        logging.getLogger(name).setLevel(max(root.level, logging.INFO))
     listener.start()
     structlog.configure(
         processors=[

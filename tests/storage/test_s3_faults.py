@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import attrs
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from aiservices.config import S3Config
 from aiservices.errors import ServiceError
@@ -215,6 +216,23 @@ async def test_a_refused_connection_is_one_line_unless_a_copy_is_here(
     await proxy.__aenter__()
 
 
+async def test_a_signature_is_in_no_error_and_no_log(bucket: Bucket, store: ModelStore, proxy: FaultyProxy) -> None:
+    bucket.put(MODEL)
+
+    async def hang_up(seen: Seen, request: web.BaseRequest) -> web.StreamResponse | None:
+        if weights(seen) and request.transport is not None:
+            request.transport.close()
+        return None
+
+    proxy.faults.append(hang_up)
+    with capture_logs() as logs, pytest.raises(ServiceError) as caught:
+        await store.resolve(URI)
+    written = f"{''.join(format_exception(caught.value))} {logs}"
+    assert "Connection was closed before we received a valid response from endpoint URL" in written
+    assert "model.safetensors" in written
+    assert "X-Amz-Signature" not in written
+
+
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
@@ -275,14 +293,14 @@ async def test_a_disk_that_fills_up_is_one_line(
     bucket.put(MODEL)
     written = iter(range(100))
 
-    def write(file: int, chunks: Sequence[bytes], offset: int) -> int:
+    def write(file: int, block: memoryview, offset: int) -> int:
         if next(written) > 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(file, chunks, offset)
+        return real(file, block, offset)
 
-    real = os.pwritev
+    real = os.pwrite
     with monkeypatch.context() as patch:
-        patch.setattr("aiservices.storage.s3.pieces.os.pwritev", write)
+        patch.setattr("aiservices.storage.s3.pieces.os.pwrite", write)
         with pytest.raises(ServiceError) as caught:
             await store.resolve(URI)
     assert str(caught.value) == f"model '{URI}': the disk is full"

@@ -1,4 +1,4 @@
-"""Against a real store: keys that are checked, a large file, many small ones."""
+"""Against a real store: keys and signed URLs that are checked, a large file, many small ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import attrs
+import msgspec
 import pytest
+from yarl import URL
 
-from aiservices.config import S3Config
+from aiservices.config import Config, OutputsConfig, S3Config, ServiceConfig
 from aiservices.errors import ServiceError
+from aiservices.registry import Registry
+from aiservices.service import JobRequest
 from aiservices.storage.s3.checksum import sha256_of
 from aiservices.storage.s3.remote import parse_manifest
 from tests.storage.conftest import make_store
@@ -78,6 +83,29 @@ async def test_ten_thousand_files_come_back_as_they_went(rados: S3Config, tmp_pa
     assert found is not None
     assert {name: (found / name).read_bytes() for name in files} == files
     await store.close()
+
+
+async def get(url: str) -> tuple[int, bytes]:
+    async with aiohttp.ClientSession() as session, session.get(URL(url, encoded=True)) as response:
+        return response.status, await response.read()
+
+
+async def test_the_url_of_an_output_lets_in_until_it_is_tampered_with_or_expires(rados: S3Config) -> None:
+    outputs = OutputsConfig(bucket="models", max_inline_bytes=1, url_lifetime_s=2)
+    service = ServiceConfig(name="speak", handler="tests.test_outputs:Speak", device="cpu")
+    registry = Registry(Config(s3=rados, outputs=outputs, services={"speak": service}))
+    await registry.start()
+    job = registry.get("speak").submit(JobRequest(input={"text": "sound", "count": 5}))
+    await job.done.wait()
+    assert job.output is not None, job.error
+    url = msgspec.json.decode(job.output)["audio_url"]
+    await registry.close()
+    assert await get(url) == (200, b"sound")
+    assert (await get(url.replace(job.id, "another")))[0] == 403
+    assert (await get(url.partition("?")[0]))[0] == 403
+    async with asyncio.timeout(30):
+        while (await get(url))[0] != 403:  # the server's clock is the one that counts
+            pass
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ async def connect(settings: S3Config) -> AsyncIterator[Any]:
         read_timeout=settings.read_timeout_s,
         retries={"total_max_attempts": 1},  # ours know how far a body came
         parameter_validation=False,  # a tenth of the work of a small request; we send what the types allow
+        signature_version="s3v4",
         s3={"addressing_style": settings.addressing_style},
         # Stores other than AWS do not know these, and we check more than they would.
         request_checksum_calculation="when_required",

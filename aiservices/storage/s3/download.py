@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,7 @@ class Download:
         self._targets: list[Target] = []
         self._bytes = 0
         self._told_at = 0.0
+        self._counting = threading.Lock()
 
     async def run(self, make_room: Callable[[int], None]) -> Path:
         """Fetch what is missing and put the version in place.
@@ -121,7 +123,10 @@ class Download:
         self._bytes = sum(each.size for each in self._objects) - missing
         await self._in_pool(make_room, missing)
         self._tell(force=True)
-        await self._fetch_all()
+        try:
+            await self._fetch_all()
+        finally:
+            self._source.close()
         self._tell(force=True)
         log.info("model.fetched", model=self._location.uri, bytes=missing, files=len(self._targets))
         return await self._in_pool(self._commit)
@@ -168,11 +173,11 @@ class Download:
         def note(digest: bytes) -> None:
             self._folder.journal.add(each, Piece(begin, length, digest))
 
-        writer = PieceWriter(self._pool, self._folder.partial / each.path, begin, note)
+        writer = PieceWriter(self._folder.partial / each.path, begin, length, note)
         try:
             target.pieces[begin] = await self._source.fetch(each, begin, length, writer)
         finally:
-            await writer.close()
+            writer.close()
 
     async def _complete(self, target: Target) -> None:
         """Check a file; one that is wrong is fetched once more."""
@@ -253,7 +258,9 @@ class Download:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *arguments))
 
     def _count(self, count: int) -> None:
-        self._bytes += count
+        """Note that so many bytes more are here, in any thread."""
+        with self._counting:
+            self._bytes += count
         self._tell()
 
     def _tell(self, *, force: bool = False) -> None:

@@ -1,13 +1,15 @@
-"""One piece of an object: received on the loop, written at its offset and hashed in a thread meanwhile."""
+"""One piece of an object: received, hashed and written by one thread, which may wait for network and disk.
+
+Threads, because hashing, writing and receiving (TLS too) leave the interpreter to others, and what a loop would do for
+each block of a gigabyte takes longer than the rest.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable
-from concurrent.futures import Executor
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,97 +18,92 @@ from aiservices.storage.s3.client import Attempts, Changed, Truncated, code_of, 
 from aiservices.storage.s3.local import Piece
 from aiservices.storage.s3.location import Location
 from aiservices.storage.s3.remote import RemoteObject
+from aiservices.storage.s3.transfer import get, let_go, open_http
+from aiservices.storage.threads import in_thread
 
-BLOCK_BYTES = 2**20
-"""What is collected before a thread writes it."""
+BLOCK_BYTES = 256 * 1024
+"""What is received, hashed and written at once: it stays in the processor's cache."""
 
-MAX_BUFFERS = 512
-"""How many chunks one block may have; the kernel takes 1024 at once (IOV_MAX)."""
+URL_LIFETIME_S = 900
+"""How long a signed request may be sent: as long as S3 takes the signature of a header."""
+
+
+class Closed(Exception):
+    """Nobody wants the piece any more."""
 
 
 class PieceWriter:
-    """Writes what it is fed into a file at an offset, one block behind.
+    """Writes a piece into its file as it comes. One thread writes; another may close it.
+
+    Once it is closed not a byte is written: the folder may be somebody else's by then.
 
     Args:
-        pool: threads that write and hash.
-        on_done: told the MD5 when all is written, in the thread.
+        begin: offset in the file.
+        on_done: told the MD5 when all is written, in the thread that wrote.
     """
 
-    def __init__(self, pool: Executor, path: Path, begin: int, on_done: Callable[[bytes], None]) -> None:
+    def __init__(self, path: Path, begin: int, length: int, on_done: Callable[[bytes], None]) -> None:
         self.received = 0
-        self._pool = pool
         self._path = path
-        self._offset = begin
+        self._begin = begin
+        self._length = length
         self._on_done = on_done
         self._digest = hashlib.md5(usedforsecurity=False)
         self._file: int | None = None
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._writing: asyncio.Future[None] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
 
-    async def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; waits while the disk is slower than the network."""
-        self._chunks.append(chunk)
-        self.received += len(chunk)
-        self._buffered += len(chunk)
-        if self._buffered >= BLOCK_BYTES or len(self._chunks) >= MAX_BUFFERS:
-            await self._settle()
-            chunks, self._chunks, self._buffered = self._chunks, [], 0
-            self._writing = asyncio.get_running_loop().run_in_executor(self._pool, self._write, chunks)
+    @property
+    def missing(self) -> range:
+        """Offsets in the file that have not come."""
+        return range(self._begin + self.received, self._begin + self._length)
 
-    async def finish(self) -> bytes:
-        """Write what is left; return the MD5 of everything."""
-        await self._settle()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._finish)
+    def write(self, block: bytes) -> None:
+        """Take the next bytes; blocking.
 
-    async def close(self) -> None:
-        """Let go of the file, whatever happened."""
-        with contextlib.suppress(Exception):
-            await self._settle()
-        if self._file is not None:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._close)
+        Raises:
+            Closed: nobody wants them.
+            OSError: the disk does not take them.
+        """
+        left = memoryview(block)
+        with self._lock:
+            file = self._opened()
+            while left:
+                written = os.pwrite(file, left, self._begin + self.received)
+                self._digest.update(left[:written])
+                self.received += written
+                left = left[written:]
 
-    async def _settle(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing
-
-    def _write(self, chunks: list[bytes]) -> None:
-        if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        for chunk in chunks:
-            self._digest.update(chunk)
-        while chunks:
-            self._offset += (written := os.pwritev(self._file, chunks, self._offset))
-            chunks = _rest(chunks, written)
-
-    def _finish(self) -> bytes:
-        self._write(self._chunks)
-        self._close()
-        self._on_done(self._digest.digest())
+    def finish(self) -> bytes:
+        """Let go of the file; return the MD5 of everything. Blocking."""
+        with self._lock:
+            self._opened()  # an empty file is one too
+            self._on_done(self._digest.digest())
+        self.close()
         return self._digest.digest()
 
-    def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+    def close(self) -> None:
+        """Let go of the file, whatever happened."""
+        with self._lock:
+            self._closed = True
+            file, self._file = self._file, None
+            if file is not None:
+                os.close(file)
 
-
-def _rest(chunks: list[bytes], written: int) -> list[bytes]:
-    """What a write has left over."""
-    left = []
-    for chunk in chunks:
-        if written < len(chunk):
-            left.append(chunk[written:])
-        written = max(0, written - len(chunk))
-    return left
+    def _opened(self) -> int:
+        if self._closed:
+            raise Closed
+        if self._file is None:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return self._file
 
 
 class Source:
     """Where objects come from: a client, a place and how often to try.
 
     Args:
-        on_bytes: told how many bytes came.
+        client: signs the requests.
+        on_bytes: told how many bytes came, in any thread.
     """
 
     def __init__(self, client: Any, location: Location, settings: S3Config, on_bytes: Callable[[int], None]) -> None:
@@ -114,6 +111,7 @@ class Source:
         self._location = location
         self._settings = settings
         self._on_bytes = on_bytes
+        self._http = open_http(settings, client.meta.endpoint_url)
         self.opaque: set[str] = set()
         """Paths of objects whose ETag says nothing about their content, as under some kinds of encryption."""
 
@@ -124,38 +122,59 @@ class Source:
             Changed: the object is another by now, or gone.
         """
         attempts = Attempts(self._settings)
-        while writer.received < length:
+        while True:
             before = writer.received
             try:
-                await self._receive(each, begin, length, writer)
+                return Piece(begin, length, await in_thread(self._receive, each, await self._sign(each), writer))
             except Exception as error:
                 if status_of(error) in (412, 416) or code_of(error) in ("NoSuchKey", "404"):
                     raise Changed(each.path) from error
                 attempts.failed = 0 if writer.received > before else attempts.failed
                 await attempts.after(error)
-        return Piece(begin, length, await writer.finish())
 
-    async def _receive(self, each: RemoteObject, begin: int, length: int, writer: PieceWriter) -> None:
-        response = await self._get(each, begin + writer.received, begin + length)
-        async with response["Body"] as body:
-            self._check(each, response)
-            left = length - writer.received
-            if (offered := response["ContentLength"]) != left:
-                raise Truncated(f"{each.path}: {offered} bytes are offered where {left} were asked for")
-            async for chunk in body.content.iter_any():
-                await writer.feed(chunk)
-                self._on_bytes(len(chunk))
-        if writer.received < length:
-            raise Truncated(f"{each.path}: the body ended {length - writer.received} bytes early")
+    def close(self) -> None:
+        """Close the connections that nothing comes through any more."""
+        self._http.close()
 
-    async def _get(self, each: RemoteObject, begin: int, end: int) -> Any:
-        """Ask for a range; for the whole object without one, which is less work for some stores."""
-        some = {} if (begin, end) == (0, each.size) else {"Range": f"bytes={begin}-{end - 1}"}
-        key = self._location.below + each.path
-        return await self._client.get_object(Bucket=self._location.bucket, Key=key, IfMatch=f'"{each.etag}"', **some)
+    async def _sign(self, each: RemoteObject) -> str:
+        what = {"Bucket": self._location.bucket, "Key": self._location.below + each.path}
+        url = await self._client.generate_presigned_url("get_object", Params=what, ExpiresIn=URL_LIFETIME_S)
+        return str(url)
 
-    def _check(self, each: RemoteObject, response: Any) -> None:
-        if str(response["ETag"]).strip('"') != each.etag:  # from a store that ignores If-Match
+    def _receive(self, each: RemoteObject, url: str, writer: PieceWriter) -> bytes:
+        """Fetch what is missing of a piece; blocking."""
+        from urllib3.exceptions import HTTPError
+
+        if missing := writer.missing:
+            response = get(self._http, url, _headers(each, missing))
+            try:
+                self._check(each, response, len(missing))
+                while missing := writer.missing:
+                    block = response.raw.read1(min(BLOCK_BYTES, len(missing)))
+                    if not block:
+                        raise Truncated(f"{each.path}: the body ended {len(missing)} bytes early")
+                    writer.write(block)
+                    self._on_bytes(len(block))
+            except HTTPError as error:
+                raise Truncated(f"{each.path}: the body broke off ({type(error).__name__})") from None
+            finally:
+                let_go(response, clean=not writer.missing)
+        return writer.finish()
+
+    def _check(self, each: RemoteObject, response: Any, wanted: int) -> None:
+        headers: Mapping[str, str] = response.headers
+        if headers.get("ETag", "").strip('"') != each.etag:  # from a store that ignores If-Match
             raise Changed(each.path)
-        if response.get("SSECustomerAlgorithm") or "kms" in response.get("ServerSideEncryption", ""):
+        if (offered := int(headers.get("Content-Length", -1))) != wanted:
+            raise Truncated(f"{each.path}: {offered} bytes are offered where {wanted} were asked for")
+        encryption = headers.get("x-amz-server-side-encryption", "")
+        if "kms" in encryption or headers.get("x-amz-server-side-encryption-customer-algorithm"):
             self.opaque.add(each.path)
+
+
+def _headers(each: RemoteObject, missing: range) -> dict[str, str]:
+    """Ask for a range; for the whole object without one, which is less work for some stores."""
+    headers = {"If-Match": f'"{each.etag}"'}
+    if missing != range(each.size):
+        headers["Range"] = f"bytes={missing.start}-{missing.stop - 1}"
+    return headers
