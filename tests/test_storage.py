@@ -98,6 +98,9 @@ def test_a_hub_uri_has_a_revision_and_may_choose_files() -> None:
     assert hub.parse("hf://org/name") == hub.HubModel("hf://org/name", "org/name", "main", hub.FILES)
     chosen = hub.parse("hf://org/name@v1.0?files=a.safetensors,conds.pt")
     assert (chosen.revision, chosen.files, chosen.not_files) == ("v1.0", ("a.safetensors", "conds.pt"), ())
+    anything = hub.parse("hf://org/name", hub.ALL)
+    assert (anything.files, anything.not_files) == (("*",), ())
+    assert hub.parse("hf://org/name?files=*.wav", hub.ALL).files == ("*.wav",)
 
 
 FILES = {
@@ -182,19 +185,20 @@ class Pull:
         self.folder = folder
         self.endpoint = endpoint
 
-    def __call__(self, *uris: str, offline: bool = False, method: str = "resolve") -> list[str]:
+    def __call__(self, *uris: str, offline: bool = False, method: str = "resolve", option: str = "") -> list[str]:
         program = (
             "import asyncio, sys\nfrom pathlib import Path\nfrom aiservices.config import Config, ServerConfig\n"
             "from aiservices.errors import ServiceError\nfrom aiservices.storage import ModelStore\n"
             "store = ModelStore(Config(server=ServerConfig(model_dir=Path(sys.argv[1]))))\n"
-            "for uri in sys.argv[3:]:\n    try:\n        print(asyncio.run(getattr(store, sys.argv[2])(uri)))\n"
+            "for uri in sys.argv[4:]:\n"
+            "    try:\n        print(asyncio.run(getattr(store, sys.argv[2])(uri, option=sys.argv[3])))\n"
             "    except ServiceError as error:\n        print(error)\n"
         )
         environ = {**os.environ, "HF_ENDPOINT": self.endpoint, "HF_HUB_OFFLINE": str(int(offline))}
-        command = [sys.executable, "-c", program, str(self.folder), method, *uris]
+        command = [sys.executable, "-c", program, str(self.folder), method, option, *uris]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return [line for line in done.stdout.splitlines() if line.startswith(("/", "model ", "in ", "to "))]
+        return [line for line in done.stdout.splitlines() if line.startswith(("/", "model ", "options.", "in ", "to "))]
 
 
 @pytest.fixture
@@ -215,6 +219,14 @@ def test_a_snapshot_holds_what_is_wanted_and_is_not_asked_for_twice(pull: Pull, 
     assert not [path for path in Hub.asked if "org/name" in path]
     assert pull("hf://org/name", method="describe") == [f"in {found}"]
     assert pull("hf://org/name", pinned, offline=True) == [found, found]
+
+
+def test_of_what_is_no_model_everything_is_fetched(pull: Pull) -> None:
+    assert pull("hf://org/name", method="describe", option="shelf") == ["to be downloaded: 5 files, 0.0 GiB"]
+    (found,) = pull("hf://org/name", option="shelf")
+    assert {str(path.relative_to(found)) for path in Path(found).rglob("*") if path.is_file()} == set(FILES)
+    (message,) = pull("hf://org/name@v9", option="shelf")
+    assert message == "options.shelf: 'hf://org/name@v9': it has no revision 'v9'"
 
 
 def test_half_a_snapshot_is_none(pull: Pull, tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ from aiservices.errors import ServiceError
 FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 """What is fetched of a repository: weights as safetensors, and the small files that describe them."""
 
+ALL = ("*",)
+"""What is fetched of a repository that is no model."""
+
 NOT_FILES = ("*consolidated*", "original/*", "onnx/*", "openvino/*", "gguf/*")
 """The same weights once more, in formats of other runtimes; Mistral's repositories would be twice their size."""
 
@@ -33,7 +36,7 @@ class HubModel:
     """What an ``hf://organisation/name@revision?files=a,b`` names.
 
     Attributes:
-        files: glob patterns of what is wanted; :data:`FILES` unless the URI names some.
+        files: glob patterns of what is wanted.
     """
 
     uri: str
@@ -47,8 +50,11 @@ class HubModel:
         return NOT_FILES if self.files == FILES else ()
 
 
-def parse(uri: str) -> HubModel:
+def parse(uri: str, files: tuple[str, ...] = FILES) -> HubModel:
     """Read an ``hf://`` URI.
+
+    Args:
+        files: what is wanted unless it names some.
 
     Raises:
         ServiceError: it is none.
@@ -57,36 +63,36 @@ def parse(uri: str) -> HubModel:
     query = parse_qs(match["query"] or "") if match else {}
     if match is None or query.keys() - {"files"}:
         raise ServiceError(f"model {uri!r}: expected hf://organisation/name@revision, and ?files=a,b if not all of it")
-    files = tuple(part for value in query.get("files", []) for part in value.split(",") if part)
-    return HubModel(uri, match["repository"], match["revision"] or "main", files or FILES)
+    named = tuple(part for value in query.get("files", []) for part in value.split(",") if part)
+    return HubModel(uri, match["repository"], match["revision"] or "main", named or files)
 
 
-def download(uri: str, folder: Path) -> Path:
+def download(uri: str, folder: Path, files: tuple[str, ...] = FILES) -> Path:
     """Return the local folder of a repository's snapshot, whole; fetch what of it is not there.
 
     Raises:
         ServiceError: it cannot be had; says what to do.
     """
-    model = parse(uri)
+    model = parse(uri, files)
     with _explained(model, folder):
         return Path(str(_snapshot(model, folder)))
 
 
-def describe(uri: str, folder: Path) -> str:
+def describe(uri: str, folder: Path, files: tuple[str, ...] = FILES) -> str:
     """Say where it is, or how much would be downloaded.
 
     Raises:
         ServiceError: it is neither here nor to be had.
     """
-    model = parse(uri)
+    model = parse(uri, files)
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     with _explained(model, folder):
         try:
             return f"in {_snapshot(model, folder, local_files_only=True)}"
         except (LocalEntryNotFoundError, IncompleteSnapshotError):
-            files = _snapshot(model, folder, dry_run=True)
-    missing = [file.file_size for file in files if file.will_download]
+            found = _snapshot(model, folder, dry_run=True)
+    missing = [file.file_size for file in found if file.will_download]
     return f"to be downloaded: {len(missing)} files, {sum(missing) / 2**30:.1f} GiB"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -27,7 +28,7 @@ log = get_logger(__name__)
 
 
 class ModelStore:
-    """Turns the ``model`` of a service into a local folder that holds all of it.
+    """Turns the ``model`` of a service, or an option that names a folder, into a local folder that holds all of it.
 
     ==================================  ====================================================================
     ``""``                              no model
@@ -49,7 +50,7 @@ class ModelStore:
         self._s3 = config.s3
         self._running: dict[str, asyncio.Lock] = {}
 
-    async def resolve(self, uri: str, on_progress: OnProgress | None = None) -> Path | None:
+    async def resolve(self, uri: str, on_progress: OnProgress | None = None, *, option: str = "") -> Path | None:
         """Return the folder, downloading what is not there yet; None for a service without a model.
 
         Two services that name the same model download it once, and so do two processes on one volume.
@@ -57,6 +58,7 @@ class ModelStore:
         Args:
             uri: what the table above knows.
             on_progress: told on this loop how far a download is, a few times a second.
+            option: which option of the service names it, if it is no model: it need not hold weights then.
 
         Raises:
             ServiceError: there is no such model, or it cannot be had; the text says what to do.
@@ -65,22 +67,28 @@ class ModelStore:
             return None
         async with self._running.setdefault(uri, asyncio.Lock()):
             began = time.monotonic()
-            folder = await self._resolvers(on_progress)[_scheme(uri)](uri)
+            with _naming(option):
+                folder = await self._resolvers(on_progress, weights=not option)[_scheme(uri)](uri)
         log.info("model.found", model=uri, folder=str(folder), seconds=round(time.monotonic() - began, 3))
         return folder
 
-    async def describe(self, uri: str) -> str:
+    async def describe(self, uri: str, *, option: str = "") -> str:
         """Say where the model is or what it would take to get it, without downloading it.
+
+        Args:
+            uri: as for :meth:`resolve`.
+            option: likewise.
 
         Raises:
             ServiceError: there is no such model, or it cannot be had.
         """
-        scheme = _scheme(uri)
-        if scheme == HUB_SCHEME:
-            return await in_thread(hub.describe, uri, self._hub_dir)
-        if scheme == BUCKET_SCHEME:
-            return await on_own_loop(describe(uri, self._s3, self._cache))
-        return f"in {await self._resolvers(None)[scheme](uri)}"
+        with _naming(option):
+            scheme = _scheme(uri)
+            if scheme == HUB_SCHEME:
+                return await in_thread(hub.describe, uri, self._hub_dir, hub.ALL if option else hub.FILES)
+            if scheme == BUCKET_SCHEME:
+                return await on_own_loop(describe(uri, self._s3, self._cache, weights=not option))
+            return f"in {await self._resolvers(None)[scheme](uri)}"
 
     async def push(self, folder: Path, uri: str, on_progress: OnProgress | None = None) -> str:
         """Upload a folder below a prefix of a bucket, with a manifest of SHA-256 sums; return where it lies.
@@ -113,18 +121,34 @@ class ModelStore:
         """
         await in_thread(self._cache.close, flush=flush)
 
-    def _resolvers(self, on_progress: OnProgress | None) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
+    def _resolvers(
+        self, on_progress: OnProgress | None, *, weights: bool = True
+    ) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
+        def from_bucket(uri: str) -> Awaitable[Path]:
+            return on_own_loop(bring(uri, self._s3, self._cache, _on_this_loop(on_progress), weights=weights))
+
         return {
             PACKAGE_SCHEME: lambda uri: in_thread(_from_package, uri),
-            HUB_SCHEME: lambda uri: in_thread(self._from_hub, uri),
-            BUCKET_SCHEME: lambda uri: on_own_loop(bring(uri, self._s3, self._cache, _on_this_loop(on_progress))),
+            HUB_SCHEME: lambda uri: in_thread(self._from_hub, uri, hub.FILES if weights else hub.ALL),
+            BUCKET_SCHEME: from_bucket,
             "": lambda uri: in_thread(_existing, Path(uri), uri),
         }
 
-    def _from_hub(self, uri: str) -> Path:
-        folder = hub.download(uri, self._hub_dir)
+    def _from_hub(self, uri: str, files: tuple[str, ...]) -> Path:
+        folder = hub.download(uri, self._hub_dir, files)
         self._cache.use(self._hub_dir / folder.relative_to(self._hub_dir).parts[0])
         return folder
+
+
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Have an error name the option, if there is one, instead of a model."""
+    try:
+        yield
+    except ServiceError as error:
+        if not option:
+            raise
+        raise ServiceError(f"options.{option}: {str(error).removeprefix('model ')}") from None
 
 
 def _on_this_loop(on_progress: OnProgress | None) -> OnProgress:

@@ -165,6 +165,69 @@ async def test_only_what_changed_is_fetched_again(
     await again.close()
 
 
+async def test_what_is_no_model_needs_no_weights(bucket: Bucket, store: ModelStore, tmp_path: Path) -> None:
+    bucket.put({"anna.wav": b"la", "anna.json": b"{}", "sub/bob.wav": b"lala"}, prefix="voices/")
+    uri = "s3://models/voices/"
+    with pytest.raises(ServiceError, match=r"no model lies there: .*, but no weights"):
+        await store.resolve(uri)
+    assert await store.describe(uri, option="shelf") == "to be downloaded: 3 files, 8 B at most"
+    folder = await store.resolve(uri, option="shelf")
+    assert read(folder) == {"anna.wav": b"la", "anna.json": b"{}", "sub/bob.wav": b"lala"}
+    assert await store.describe(uri, option="shelf") == f"in {folder}"
+    assert read(await store.resolve(f"{uri}?files=*.wav&exclude=sub/*", option="shelf")) == {"anna.wav": b"la"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("s3://nowhere/x/", "options.shelf: 's3://nowhere/x/': there is no such bucket"),
+        ("s3://models/none/", "options.shelf: 's3://models/none/': there is nothing below this prefix"),
+        ("s3://models/x/?file=y", "options.shelf: 's3://models/x/?file=y': expected s3://bucket/prefix/, and ?files=a"),
+    ],
+)
+async def test_an_option_is_named_where_its_folder_cannot_be_had(
+    bucket: Bucket, store: ModelStore, uri: str, reason: str
+) -> None:
+    for ask in (store.resolve, store.describe):
+        with pytest.raises(ServiceError) as caught:
+            await ask(uri, option="shelf")
+        assert str(caught.value).startswith(reason)
+
+
+async def test_what_was_made_of_unchanged_files_goes_along_to_the_next_version(
+    bucket: Bucket, s3: S3Config, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    clips = {"anna.wav": b"la", "bob.wav": b"lala", "carl.wav": b"lalala", "sub/dora.v2.wav": b"l"}
+    bucket.put(clips, prefix="voices/")
+    first = make_store(tmp_path, s3)
+    old = await first.resolve("s3://models/voices/", option="shelf")
+    assert old is not None
+    made = ("anna.1.voice", "bob.1.voice", "carl.1.voice", "sub/dora.v2.1.voice", "sub/other.voice", ".anna.tmp")
+    for name in made:
+        (old / name).write_bytes(name.encode())
+    proxy.seen.clear()
+    # They are no part of the version, so it is whole as before.
+    assert await first.resolve("s3://models/voices/", option="shelf") == old
+    assert proxy.objects == []
+    assert [model.verified for model in await first.models()] == ["etag"]
+    await first.close()
+
+    bucket.put({"bob.wav": b"changed", "eve.wav": b"new"}, prefix="voices/")
+    bucket.delete("carl.wav", prefix="voices/")
+    second = make_store(tmp_path, s3)
+    new = await second.resolve("s3://models/voices/", option="shelf")
+    assert new is not None
+    assert sorted(proxy.objects) == ["bob.wav", "eve.wav"]
+    kept = {"anna.1.voice": b"anna.1.voice", "sub/dora.v2.1.voice": b"sub/dora.v2.1.voice"}
+    there = {name: data for name, data in clips.items() if name != "carl.wav"} | {
+        "bob.wav": b"changed",
+        "eve.wav": b"new",
+    }
+    assert read(new) == there | kept
+    assert [model.folder for model in await second.models()] == [new]
+    await second.close()
+
+
 async def test_a_file_that_lost_its_end_is_mended(bucket: Bucket, store: ModelStore, proxy: FaultyProxy) -> None:
     bucket.put(MODEL)
     folder = await store.resolve(URI)

@@ -34,7 +34,7 @@ LEASE_POLL_S = 0.2
 log = get_logger(__name__)
 
 
-async def bring(uri: str, settings: S3Config, cache: Cache, on_progress: OnProgress) -> Path:
+async def bring(uri: str, settings: S3Config, cache: Cache, on_progress: OnProgress, *, weights: bool = True) -> Path:
     """Return the folder of the newest version, whole; it is in use from then on.
 
     Where the store cannot be reached, the newest version that is here has to do.
@@ -43,12 +43,13 @@ async def bring(uri: str, settings: S3Config, cache: Cache, on_progress: OnProgr
         uri: ``s3://bucket/prefix/``.
         cache: makes room, and knows what is in use.
         on_progress: told how far it is, in the thread of this loop.
+        weights: whether some of it has to be weights.
 
     Raises:
         ServiceError: it cannot be had; says why in one line.
     """
     with ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="storage") as pool:
-        model = _model(uri, settings, cache, pool)
+        model = _model(uri, settings, cache, pool, weights)
         try:
             with explained(model.location):
                 return await model.bring(on_progress)
@@ -60,26 +61,27 @@ async def bring(uri: str, settings: S3Config, cache: Cache, on_progress: OnProgr
             return folder
 
 
-async def describe(uri: str, settings: S3Config, cache: Cache) -> str:
+async def describe(uri: str, settings: S3Config, cache: Cache, *, weights: bool = True) -> str:
     """Say where it is, or how much would be downloaded.
 
     Raises:
         ServiceError: there is no such model, or the store does not tell.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
-        model = _model(uri, settings, cache, pool)
+        model = _model(uri, settings, cache, pool, weights)
         with explained(model.location):
             async with connect(settings) as client:
-                objects = await list_model(client, model.location, settings)
+                objects = await list_model(client, model.location, settings, weights=weights)
             folder = model.folder.version(fingerprint(objects))
             if await model.in_pool(is_whole, folder):
                 return f"in {folder}"
     return f"to be downloaded: {len(objects)} files, {readable(sum(each.size for each in objects))} at most"
 
 
-def _model(uri: str, settings: S3Config, cache: Cache, pool: ThreadPoolExecutor) -> _Model:
+def _model(uri: str, settings: S3Config, cache: Cache, pool: ThreadPoolExecutor, weights: bool) -> _Model:
     location = parse(uri)
-    return _Model(location, settings, cache, ModelFolder(cache.model_dir / "s3", location, settings.endpoint_url), pool)
+    folder = ModelFolder(cache.model_dir / "s3", location, settings.endpoint_url)
+    return _Model(location, settings, cache, folder, pool, weights)
 
 
 @attrs.frozen
@@ -91,11 +93,12 @@ class _Model:
     cache: Cache
     folder: ModelFolder
     pool: ThreadPoolExecutor
+    weights: bool
 
     async def bring(self, on_progress: OnProgress) -> Path:
         async with connect(self.settings) as client:
             for _ in range(LISTINGS):
-                objects = await list_model(client, self.location, self.settings)
+                objects = await list_model(client, self.location, self.settings, weights=self.weights)
                 try:
                     return await self._version(client, objects, on_progress)
                 except* Changed as changed:

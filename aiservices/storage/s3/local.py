@@ -8,7 +8,8 @@
     model_dir/s3/NAME/lease            who downloads
 
 A version gets its marker while it is partial and its name by one rename: whatever has the name is whole. What did not
-change between versions is one file with two names.
+change between versions is one file with two names. So is what a service made of such a file and put beside it under
+its name, as ``anna.1234.voice`` of ``anna.wav``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
@@ -134,6 +135,9 @@ class ModelFolder:
     def commit(self, fingerprint: str, marker: Marker) -> Path:
         """Make the partial folder a whole version: the marker first, the name last."""
         _clear_others(self.partial, set(marker.files))
+        for folder, other in self.versions():
+            with contextlib.suppress(OSError):  # what is lost is made again
+                self._take_along(folder, other, marker)
         _write_marker(self.partial, marker)
         target = self.version(fingerprint)
         if target.exists():  # damaged, or we would not be here
@@ -142,6 +146,19 @@ class ModelFolder:
         self.partial.rename(target)
         self.journal.clear()
         return target
+
+    def _take_along(self, folder: Path, other: Marker, marker: Marker) -> None:
+        """Take over what was made of unchanged files; what was made of others is stale."""
+        stems = {
+            PurePosixPath(path).with_suffix("").as_posix()
+            for path, kept in marker.files.items()
+            if (found := other.files.get(path)) and (found.size, found.etag) == (kept.size, kept.etag)
+        }
+        for name in _files(folder) - set(other.files):
+            target, begin = self.partial / name, name.rfind("/") + 1
+            ends = (end for end, letter in enumerate(name) if letter == "." and end > begin)
+            if any(name[:end] in stems for end in ends) and not target.exists():
+                _link(folder / name, target)
 
 
 def whole_versions(root: Path) -> Iterator[tuple[Path, Marker]]:
@@ -248,9 +265,13 @@ def _link(source: Path, target: Path) -> None:
 
 def _clear_others(folder: Path, wanted: set[str]) -> None:
     """Remove what an earlier listing had and this one has not."""
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in wanted:
-            path.unlink()
+    for name in _files(folder) - wanted:
+        (folder / name).unlink()
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _write_marker(folder: Path, marker: Marker) -> None:

@@ -43,8 +43,13 @@ class RemoteObject:
     etag: str
 
 
-async def list_model(client: Any, location: Location, settings: S3Config) -> list[RemoteObject]:
+async def list_model(
+    client: Any, location: Location, settings: S3Config, *, weights: bool = True
+) -> list[RemoteObject]:
     """Return the files of the model, sorted by path.
+
+    Args:
+        weights: whether some of them have to hold weights.
 
     Raises:
         ServiceError: there is none, or a key could write outside of the model's folder.
@@ -53,7 +58,7 @@ async def list_model(client: Any, location: Location, settings: S3Config) -> lis
     objects = [_read(entry, location) for entry in entries if not entry["Key"].endswith("/")]
     objects = [found for found in objects if found.path != MARKER]
     wanted = set(chosen(location, [found.path for found in objects]))
-    _check_model(location, [found.path for found in objects], wanted)
+    _check_model(location, [found.path for found in objects], wanted, weights=weights)
     return sorted((found for found in objects if found.path in wanted), key=lambda found: found.path)
 
 
@@ -130,12 +135,12 @@ def check_path(path: str) -> None:
         raise ServiceError(f"the key {path!r} cannot be a file below the model's folder; nothing was downloaded")
 
 
-def _check_model(location: Location, paths: list[str], wanted: set[str]) -> None:
+def _check_model(location: Location, paths: list[str], wanted: set[str], *, weights: bool) -> None:
     if not paths:
         raise ServiceError("there is nothing below this prefix")
     if not wanted:
         raise ServiceError(f"no file there fits the patterns; there are {_some(paths)}")
-    if not location.files and not holds_weights(list(wanted)):
+    if weights and not location.files and not holds_weights(list(wanted)):
         raise ServiceError(f"no model lies there: {_some(sorted(wanted))}, but no weights (else name ?files=…)")
 
 
