@@ -117,13 +117,16 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
     Input: ClassVar[type[Any]]
     Output: ClassVar[type[Any]]
 
+    option_folders: ClassVar[Sequence[str]] = ()
+    """Options that name folders: each takes what ``model`` takes, and ``load`` gets the local folder."""
+
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the weights and warm up. Runs on the model's thread.
 
         Args:
             model_dir: local folder that holds the whole model; None if the service names no model.
             device: ``cpu``, ``cuda`` or ``cuda:N``; never ``auto``.
-            options: the free ``options`` table of the service.
+            options: the free ``options`` table of the service, those of :attr:`option_folders` with local folders.
 
         Raises:
             ServiceError: to show its text as the reason why the service is FAILED.

@@ -358,12 +358,11 @@ class Service:
     async def _load(self) -> None:
         began = time.monotonic()
         try:
-            self.reason = "the model is being fetched"
-            model_dir = await self._shared.store.resolve(self.config.model, self._on_fetching)
+            model_dir, options = await self._fetch()
             async with self._shared.load_slot:
                 self.reason = "the model is being loaded"
                 self._load_began = True
-                device = await asyncio.wrap_future(self._executor.submit(partial(self._load_here, model_dir)))
+                device = await asyncio.wrap_future(self._executor.submit(partial(self._load_here, model_dir, options)))
         except Exception as error:
             await self._load_failed(error)
             return
@@ -372,8 +371,19 @@ class Service:
         self._scheduler.open()
         self._complete_warmups()
 
-    def _on_fetching(self, progress: Progress) -> None:
-        self.reason = f"the model is being fetched: {progress}"
+    async def _fetch(self) -> tuple[Path | None, Mapping[str, Any]]:
+        """Bring the model here, and the folders that options name; return it and the options with local folders."""
+        store, local = self._shared.store, {}
+        self.reason = "the model is being fetched"
+        model_dir = await store.resolve(self.config.model, self._on_fetching)
+        for option, uri in option_folders(self.config, self.handler).items():
+            self.reason = f"options.{option} is being fetched"
+            on_progress = partial(self._on_fetching, what=f"options.{option}")
+            local[option] = str(await store.resolve(uri, on_progress, option=option))
+        return model_dir, {**self.config.options, **local}
+
+    def _on_fetching(self, progress: Progress, what: str = "the model") -> None:
+        self.reason = f"{what} is being fetched: {progress}"
 
     async def _load_failed(self, error: Exception) -> None:
         if isinstance(error, ServiceError):
@@ -385,11 +395,11 @@ class Service:
         await self._unload()
         self._fail(reason)
 
-    def _load_here(self, model_dir: Path | None) -> str:
+    def _load_here(self, model_dir: Path | None, options: Mapping[str, Any]) -> str:
         """On the model's thread."""
         device = resolve_device(self.config.device)
         check_memory(self.config.memory_gib, device)
-        self.handler.load(model_dir, device, self.config.options)
+        self.handler.load(model_dir, device, options)
         return device
 
     async def _unload(self) -> None:
@@ -424,6 +434,12 @@ class _LoopTimers:
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(delay, callback, *args)
+
+
+def option_folders(config: ServiceConfig, handler: Handler[Any, Any, Any, Any]) -> dict[str, str]:
+    """Return the options of a service that name folders, with what they say; what is no text is left to ``load``."""
+    given = {option: config.options.get(option) for option in handler.option_folders}
+    return {option: value for option, value in given.items() if value and isinstance(value, str)}
 
 
 def resolve_device(device: str) -> str:

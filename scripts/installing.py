@@ -1,7 +1,7 @@
 """Install what a profile needs into ``.venv``; the work behind ``scripts/install``, standard library only.
 
 Which extras a profile needs is read off ``services.toml``: a handler ``aiservices.handlers.qwen:DescribeImage`` needs
-the extra ``qwen`` if setup.cfg has one of that name, and a model on ``s3://`` needs ``s3``.
+the extra ``qwen`` if setup.cfg has one of that name, and a model or another folder on ``s3://`` needs ``s3``.
 
 ``.venv/installed.json`` says what is there. It reads "installing" while pip works, so that an interrupted run is
 recognised and starts afresh; a file lock keeps two runs apart.
@@ -62,9 +62,13 @@ def extras_of_profile(document: Mapping[str, Any], profile: str, extras: Sequenc
         raise InstallError(f"no profile {profile!r}; there are: {', '.join([*profiles, ALL])}")
     needed = set()
     for name, override in profiles[profile].get("services", {}).items():
-        service = {**document.get("services", {}).get(name, {}), **override}
+        base = document.get("services", {}).get(name, {})
+        service = {**base, **override}
         needed.add(str(service.get("handler", "")).partition(":")[0].rpartition(".")[2])
-        if str(service.get("model", "")).startswith("s3://"):
+        # Another handler has other options.
+        inherited = base.get("options", {}) if service.get("handler") == base.get("handler") else {}
+        folders = [service.get("model", ""), *{**inherited, **override.get("options", {})}.values()]
+        if any(str(folder).startswith("s3://") for folder in folders):
             needed.add("s3")
     return needed & set(extras)
 

@@ -135,6 +135,19 @@ class Unloadable(Upper):
         raise InvalidInput("options", "no such weights")
 
 
+class Shelved(Upper):
+    """Has an option that names a folder; keeps what ``load`` was given."""
+
+    option_folders = ("shelf",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options: Mapping[str, Any] = {}
+
+    def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
+        self.options = options
+
+
 class DirectExecutor(Executor):
     """Runs each call where it is submitted, so that a test decides the order of everything."""
 

@@ -50,7 +50,14 @@ device = "cpu"
 handler = "tests.test_cli:Speech"
 device = "cpu"
 
+[services.shelved]
+handler = "tests.fakes:Shelved"
+device = "cpu"
+options = { shelf = "." }
+
 [profiles.demo.services.echo]
+
+[profiles.shelved.services.shelved]
 
 [profiles.all.services]
 echo = {}
@@ -231,6 +238,17 @@ def test_check_names_what_is_wrong(cli: Cli, setting: str, complaint: str) -> No
     assert code == Exit.FAILED
 
 
+def test_check_looks_at_the_folders_that_options_name(cli: Cli) -> None:
+    code, out, _ = cli("check", "--profile", "shelved")
+    assert "  ok    options   shelf: . in ." in out.splitlines()
+    assert code == Exit.OK
+    Path("services.toml").write_text(SETTINGS.replace('shelf = "."', 'shelf = "nowhere"'), encoding="utf-8")
+    code, out, _ = cli("check", "--profile", "shelved")
+    assert "  WRONG options   options.shelf: 'nowhere': no such folder (/" in out
+    assert out.endswith("1 thing wrong\n")
+    assert code == Exit.FAILED
+
+
 def test_check_sums_the_memory_of_a_device_up(cli: Cli) -> None:
     text = SETTINGS.replace("[services.echo]", "[services.echo]\nmemory_gib = 6e5").replace("= 1.5", "= 6e5")
     Path("services.toml").write_text(text, encoding="utf-8")
@@ -304,6 +322,16 @@ def test_pull_says_where_each_model_lies(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli("pull", "--profile", "all")
     assert code == Exit.OK
     assert out.splitlines()[:2] == ["echo: needs no model", "upper: ."]
+
+
+def test_pull_brings_the_folders_that_options_name(cli: Cli) -> None:
+    lines = "shelved: needs no model\nshelved options.shelf: .\n"
+    assert cli("pull", "--profile", "shelved") == (Exit.OK, lines, "")
+    assert cli("pull", "--profile", "shelved", "shelved") == (Exit.OK, lines, "")
+    Path("services.toml").write_text(SETTINGS.replace('shelf = "."', 'shelf = "nowhere"'), encoding="utf-8")
+    code, _, err = cli("pull", "shelved")
+    assert code == Exit.FAILED
+    assert err.startswith("aiservices: options.shelf: 'nowhere': no such folder (/")
 
 
 # --- run ---

@@ -127,6 +127,27 @@ def test_an_unknown_word_lists_the_right_ones(
     assert capsys.readouterr().err.startswith(f"install: {complaint}")
 
 
+@pytest.mark.parametrize(
+    ("service", "override", "extras"),
+    [
+        ({"model": "s3://b/p/"}, {}, {"qwen", "s3"}),
+        ({"model": "s3://b/p/"}, {"model": ""}, {"qwen"}),
+        ({"options": {"shelf": "s3://b/p/"}}, {}, {"qwen", "s3"}),
+        ({"options": {"shelf": "s3://b/p/"}}, {"options": {"shelf": "here"}}, {"qwen"}),
+        ({"options": {"shelf": "s3://b/p/"}}, {"handler": "a.mistral:B"}, {"mistral"}),
+        ({"options": {"rows": 8}}, {"options": {"shelf": "s3://b/p/"}}, {"qwen", "s3"}),
+    ],
+)
+def test_what_lies_in_a_bucket_needs_the_extra_for_it(
+    service: dict[str, object], override: dict[str, object], extras: set[str]
+) -> None:
+    document = {
+        "services": {"x": {"handler": "a.qwen:B", **service}},
+        "profiles": {"mine": {"services": {"x": override}}},
+    }
+    assert installing.extras_of_profile(document, "mine", ["qwen", "mistral", "s3"]) == extras
+
+
 def test_the_environment_chooses_profile_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.toml"
     other.write_text('[services.x]\nhandler = "a.qwen:B"\nmodel = "s3://b/p/"\n[profiles.mine.services.x]\n', "utf-8")

@@ -5,17 +5,19 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import msgspec
 import pytest
 
+import aiservices
 from aiservices.errors import Conflict, InvalidInput, JobFailed, JobNotFound, QueueFull, Unavailable
 from aiservices.handler import Context, Handler, Task
 from aiservices.job import Job, JobStatus
 from aiservices.service import JobRequest, Service, ServiceState, check_memory
-from tests.fakes import Counting, Gated, TextInput, TextOutput, Unloadable, Upper, make_service, make_shared
+from aiservices.storage import ModelStore, OnProgress, Progress
+from tests.fakes import Counting, Gated, Shelved, TextInput, TextOutput, Unloadable, Upper, make_service, make_shared
 
 LIMIT_S = 10.0
 
@@ -152,6 +154,70 @@ async def test_a_warm_up_loads_the_model_and_tries_again_after_a_failure() -> No
         assert await ended(service, ask(service, "a")) == ["COMPLETED"]
         again = service.submit(JobRequest(input={"action": "warmup"}))
         assert await ended(service, again) == ["COMPLETED"]
+
+
+async def test_an_option_that_names_a_folder_is_brought_here_before_the_model_is_loaded(tmp_path: Path) -> None:
+    gate, asked = asyncio.Event(), list[tuple[str, str]]()
+
+    class Store:
+        """Stands in for the model store: tells half of a download and waits for the test."""
+
+        async def resolve(self, uri: str, on_progress: OnProgress | None = None, *, option: str = "") -> Path | None:
+            asked.append((uri, option))
+            if not uri:
+                return None
+            assert on_progress is not None
+            on_progress(Progress(0, 1, 1024, 2048))
+            await gate.wait()
+            return tmp_path
+
+    shared = attrs.evolve(make_shared(), store=cast(ModelStore, Store()))
+    given = {"shelf": "s3://models/shelf/", "other": 5}
+    async with running(Shelved(), shared=shared, options=given) as service:
+        job = ask(service, "a")
+        await until(lambda: len(asked) == 2)
+        assert service.status(job)["reason"] == "options.shelf is being fetched: 1.0 KiB of 2.0 KiB"
+        gate.set()
+        assert await ended(service, job) == ["COMPLETED"]
+        assert asked == [("", ""), ("s3://models/shelf/", "shelf")]
+        assert isinstance(service.handler, Shelved)
+        assert service.handler.options == {"shelf": str(tmp_path), "other": 5}
+        assert service.config.options == given
+
+
+@pytest.mark.parametrize(
+    ("given", "shelf"),
+    [
+        ({"shelf": "tests/handlers"}, "tests/handlers"),
+        ({"shelf": "package://aiservices/demo"}, str(Path(aiservices.__file__).parent / "demo")),
+        ({"shelf": ""}, ""),
+        ({"shelf": None}, None),
+        ({"shelf": 7}, 7),
+        ({}, None),
+    ],
+    ids=["relative", "package", "empty", "none", "a number", "absent"],
+)
+async def test_what_is_a_folder_here_or_no_folder_is_left_as_it_is(given: dict[str, Any], shelf: object) -> None:
+    async with running(Shelved(), options=given) as service:
+        assert await ended(service, ask(service, "a")) == ["COMPLETED"]
+        assert isinstance(service.handler, Shelved)
+        assert service.handler.options.get("shelf") == shelf
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("nowhere/at/all", "options.shelf: 'nowhere/at/all': no such folder (/"),
+        ("package://aiservices/nowhere", "options.shelf: 'package://aiservices/nowhere': no such folder (/"),
+        ("hff://a/b", "options.shelf: 'hff://a/b': unknown scheme 'hff://'; did you mean 'hf://'?"),
+    ],
+)
+async def test_an_option_whose_folder_cannot_be_had_fails_the_service_by_its_name(uri: str, reason: str) -> None:
+    async with running(Shelved(), options={"shelf": uri}) as service:
+        job = ask(service, "a")
+        assert await ended(service, job) == ["FAILED"]
+        assert (job.error or "").startswith(f"the model could not be loaded: {reason}")
+        assert service.state is ServiceState.FAILED
 
 
 async def test_a_failing_item_fails_alone() -> None:

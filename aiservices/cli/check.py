@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -17,7 +17,7 @@ from aiservices.cli.settings import read_settings
 from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.errors import ServiceError
 from aiservices.registry import load_handler
-from aiservices.service import check_memory, resolve_device
+from aiservices.service import check_memory, option_folders, resolve_device
 from aiservices.storage import ModelStore
 
 SOME_GIB = 0.001
@@ -57,9 +57,17 @@ def _sections(config: Config) -> Iterator[tuple[str, Iterator[Finding]]]:
 
 
 def _service(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
-    yield _handler(service)
-    yield from _packages(service)
-    yield _model(service, store)
+    try:
+        folders = option_folders(service, load_handler(service))
+    except ServiceError as error:
+        folders = {}
+        yield Finding("WRONG", "handler", str(error))
+    else:
+        yield Finding("ok", "handler", service.handler)
+    yield from _packages(service, [service.model, *folders.values()])
+    yield _folder("model", service.model, store) if service.model else Finding("ok", "model", "none needed")
+    for option, uri in folders.items():
+        yield _folder("options", uri, store, option)
 
 
 def _process(config: Config) -> Iterator[Finding]:
@@ -67,16 +75,8 @@ def _process(config: Config) -> Iterator[Finding]:
     yield _access(config.server)
 
 
-def _handler(service: ServiceConfig) -> Finding:
-    try:
-        load_handler(service)
-    except ServiceError as error:
-        return Finding("WRONG", "handler", str(error))
-    return Finding("ok", "handler", service.handler)
-
-
-def _packages(service: ServiceConfig) -> Iterator[Finding]:
-    extras = [extra_of(service.handler), *(["s3"] if service.model.startswith("s3://") else [])]
+def _packages(service: ServiceConfig, uris: Sequence[str]) -> Iterator[Finding]:
+    extras = [extra_of(service.handler), *(["s3"] if any(uri.startswith("s3://") for uri in uris) else [])]
     if not packages_are_known():
         yield Finding("note", "packages", "not known: aiservices itself is not installed here (scripts/install)")
     for extra in extras:
@@ -88,13 +88,12 @@ def _packages(service: ServiceConfig) -> Iterator[Finding]:
             yield Finding("ok", "packages", ", ".join(map(str, packages)))
 
 
-def _model(service: ServiceConfig, store: ModelStore) -> Finding:
-    if not service.model:
-        return Finding("ok", "model", "none needed")
+def _folder(topic: str, uri: str, store: ModelStore, option: str = "") -> Finding:
     try:
-        return Finding("ok", "model", f"{service.model} {asyncio.run(store.describe(service.model))}")
+        found = asyncio.run(store.describe(uri, option=option))
     except ServiceError as error:
-        return Finding("WRONG", "model", str(error))
+        return Finding("WRONG", topic, str(error))
+    return Finding("ok", topic, f"{option}{': ' * bool(option)}{uri} {found}")
 
 
 def _memory(config: Config) -> Iterator[Finding]:

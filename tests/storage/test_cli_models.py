@@ -25,7 +25,13 @@ model = "s3://models/org/name/"
 [services.other]
 handler = "aiservices.handlers.echo:Echo"
 
+[services.shelved]
+handler = "tests.fakes:Shelved"
+options = {{ shelf = "s3://models/shelf/" }}
+
 [profiles.demo.services.echo]
+
+[profiles.shelved.services.shelved]
 
 [profiles.others.services.other]
 """
@@ -84,6 +90,26 @@ def test_pull_takes_a_profile_a_service_or_a_uri(cli: Cli, bucket: Bucket, what:
     name = URI if what == [URI] else "echo"
     assert code == Exit.OK
     assert out.startswith(f"{name}: models/s3/models-org-name-")
+
+
+def test_pull_and_check_know_the_folders_that_options_name(cli: Cli, bucket: Bucket) -> None:
+    bucket.put({"anna.wav": b"la" * 50_000}, prefix="shelf/")
+    found = "  ok    options   shelf: s3://models/shelf/"
+    assert f"{found} to be downloaded: 1 files, 97.7 KiB at most\n" in cli("check", "--profile", "shelved")[1]
+
+    code, out, err = cli("pull", "shelved")
+    assert code == Exit.OK
+    model, shelf = out.splitlines()
+    folder = shelf.removeprefix("shelved options.shelf: ")
+    assert model == "shelved: needs no model"
+    assert set(read(Path(folder))) == {"anna.wav"}
+    assert "shelved options.shelf: 100%, 1/1 files, 97.7 KiB of 97.7 KiB" in err
+
+    assert f"{found} in {folder}\n" in cli("check", "--profile", "shelved")[1]
+    bucket.delete("anna.wav", prefix="shelf/")
+    code, out, _ = cli("check", "--profile", "shelved")
+    assert "  WRONG options   options.shelf: 's3://models/shelf/': there is nothing below this prefix\n" in out
+    assert code == Exit.FAILED
 
 
 def test_pull_takes_another_profile_than_the_running_one(cli: Cli) -> None:
