@@ -59,6 +59,8 @@ class ChatterboxTextToSpeech(
     of a text is what the library makes of it after ``torch.manual_seed``.
     """
 
+    option_folders = ("voices_dir",)
+
     def __init__(self) -> None:
         self._options = ChatterboxOptions()
         self._device = "cpu"

@@ -21,7 +21,8 @@ class ChatterboxOptions:
         default_voice: the voice of a request that names none.
         default_language: what a multilingual checkpoint speaks if neither request nor voice says.
         voices_dir: folder with a clip of each further voice, named after it, as ``anna.wav``; ``anna.json`` beside it
-            may hold ``description`` and ``language``. What the model makes of a clip is kept there as well.
+            may hold ``description`` and ``language``. What the model makes of a clip is kept there as well. In the
+            settings it is whatever ``model`` may be, as ``s3://bucket/voices/``.
         watermark: whether Resemble AI's inaudible watermark, which tells that the speech is synthetic, is put in.
         loudness_lufs: where the loudness of each part is set (ITU-R BS.1770); None leaves it as it comes.
         pause_s: silence between two sentences that are spoken apart; twice that between paragraphs.
