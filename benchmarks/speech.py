@@ -89,7 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=60, help="speech tokens of each text, 25 a second")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="of T3, for both")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=None, help="of torch, for both; default: what torch takes")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a machine that others use")
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
     parser.add_argument("--library-requests", type=int, default=4, help="how many the library speaks at most a row")
@@ -229,7 +229,7 @@ def _print_setting(asked: argparse.Namespace) -> None:
     processor = torch.cuda.get_device_name() if asked.device.startswith("cuda") else platform.processor() or "CPU"
     print(f"{asked.size} random weights, {asked.tokens} tokens a text, {CLIP_S} s of voice, T3 in {asked.dtype}")
     print(
-        f"{processor}, {asked.threads} thread(s), {asked.clock} time, torch {torch.__version__}, "
+        f"{processor}, {torch.get_num_threads()} thread(s), {asked.clock} time, torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
     print(

@@ -10,6 +10,7 @@ import importlib
 import sys
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +78,29 @@ def _absent_extension() -> types.ModuleType:
         fail_if_no_align=fail_if_no_align,
     )
     return extension
+
+
+def one_core_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Start threads whose kernels use one core each: what shares several cores waits for all of them.
+
+    Call it on the thread whose number of cores is to stay.
+
+    Args:
+        count: how many.
+        name: what they are called, with a number behind it.
+    """
+    import torch
+
+    def begin() -> None:
+        torch.get_num_threads()  # or torch would set the thread up later, with what was said last by any thread
+        torch.set_num_threads(1)
+
+    usual = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, name, initializer=begin)
+    together = threading.Barrier(count)
+    list(pool.map(lambda _: together.wait(), range(count)))
+    torch.set_num_threads(usual)  # said last: threads to come begin with it
+    return pool
 
 
 def resolve_dtype(name: DtypeName, device: str) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +22,7 @@ tiny_chatterbox.import_library()
 import torch  # noqa: E402 - behind the guard of the import above
 
 from aiservices.handlers.chatterbox.s3gen import GenVoice, S3GenEngine, SoundRequest  # noqa: E402
+from aiservices.handlers.torch_runtime import one_core_threads  # noqa: E402
 
 pytestmark = [
     pytest.mark.chatterbox,
@@ -90,12 +92,28 @@ def farthest(ours: Sequence[Samples], theirs: Sequence[Samples]) -> float:
     return max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
 
 
+@pytest.fixture
+def cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(usual)
+
+
 @pytest.mark.parametrize("meanflow", [False, True], ids=["ten steps", "meanflow"])
-@pytest.mark.parametrize("max_tokens", [16_000, 300], ids=["one pass", "several passes"])
-def test_rows_of_different_voices_and_lengths_sound_as_the_library_alone(meanflow: bool, max_tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("max_tokens", "cores"),
+    [(16_000, 1), (300, 1), (300, 2)],
+    ids=["one pass", "several passes", "several passes at once"],
+    indirect=["cores"],
+)
+def test_rows_of_different_voices_and_lengths_sound_as_the_library_alone(
+    meanflow: bool, max_tokens: int, cores: None
+) -> None:
     ours = S3GenEngine(model(meanflow), "cpu", steps=2 if meanflow else 10, max_tokens=max_tokens)
     alone = [ours.render([request])[0] for request in requests(meanflow)]
     together = ours.render(requests(meanflow))
+    ours.close()
     assert farthest(alone, expected(meanflow)) < 1e-4
     assert farthest(together, expected(meanflow)) < 1e-4
     assert min(float(np.abs(sound).max()) for sound in together) > 0.01
@@ -103,5 +121,17 @@ def test_rows_of_different_voices_and_lengths_sound_as_the_library_alone(meanflo
 
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.random.get_rng_state()
-    S3GenEngine(model(False), "cpu").render(requests(False)[:1])
+    ours = S3GenEngine(model(False), "cpu")
+    ours.render(requests(False)[:1])
+    ours.close()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("cores", [2], indirect=True)
+def test_threads_of_one_core_leave_the_others_theirs(cores: None) -> None:
+    pool = one_core_threads(2, "test")
+    assert [pool.submit(torch.get_num_threads).result() for _ in range(2)] == [1, 1]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
+    pool.shutdown()

@@ -9,7 +9,7 @@ import base64
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -24,6 +24,7 @@ from aiservices.handlers.chatterbox.t3 import Draw, T3Engine, T3Request
 from aiservices.handlers.chatterbox.voices import Clip, Voice, VoiceStore
 from aiservices.handlers.speech import SpeechRequest
 from aiservices.handlers.speech_encoding import AudioFormat
+from aiservices.handlers.torch_runtime import one_core_threads
 
 if TYPE_CHECKING:
     import torch
@@ -208,7 +209,7 @@ class Speaker:
         self._jobs: list[Utterance] = []
         self._parts: dict[T3Request, Part] = {}
         self._silent: list[tuple[Part, Draw]] = []
-        self._pool = ThreadPoolExecutor(finish_threads, thread_name_prefix="speech-finish")
+        self._pool = one_core_threads(finish_threads, "speech-finish")
 
     def admit(self, tasks: Sequence[Task[ChatterboxRequest]]) -> None:
         """Let jobs join."""
@@ -254,6 +255,7 @@ class Speaker:
     def close(self) -> None:
         """Forget every job and end the pool's threads."""
         self.reset()
+        self._s3gen.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _take_in_voice(self) -> list[Outcome]:
