@@ -365,6 +365,16 @@ def gaps(samples: Samples, at_least_s: float) -> list[tuple[int, int]]:
     return [(int(run[0]), int(run[-1])) for run in runs if len(run) >= at_least_s * 24_000]
 
 
+def jump_at(pauses: Sequence[tuple[int, int]], samples: Samples) -> float:
+    """The largest jump within 10 ms of the pauses, as a share of the largest elsewhere."""
+    jumps = np.abs(np.diff(samples))
+    inside = np.ones(len(jumps), dtype=bool)
+    for begin, end in pauses:
+        inside[begin - 240 : end + 240] = False
+    at_joints = max(float(jumps[begin - 240 : end + 240].max()) for begin, end in pauses)
+    return at_joints / float(jumps[inside].max())
+
+
 def test_long_text_is_said_in_parts_that_join_without_a_click(engine: ChatterboxTextToSpeech) -> None:
     context = Listener()
     samples = samples_of(say(engine, LONG, context=context))
@@ -372,12 +382,7 @@ def test_long_text_is_said_in_parts_that_join_without_a_click(engine: Chatterbox
     assert len(context.fractions) == 4
     pauses = gaps(samples, 0.14)
     assert len(pauses) == 3
-    jumps = np.abs(np.diff(samples))
-    inside = np.ones(len(jumps), dtype=bool)
-    for begin, end in pauses:
-        inside[begin - 240 : end + 240] = False
-    at_joints = max(float(jumps[begin - 240 : end + 240].max()) for begin, end in pauses)
-    assert at_joints <= jumps[inside].max()
+    assert jump_at(pauses, samples) <= 1
     assert max(abs(float(samples[0])), abs(float(samples[-1]))) < 1e-3
 
 
@@ -423,16 +428,51 @@ def test_a_job_that_is_taken_out_leaves_the_others_alone(engine: ChatterboxTextT
     assert not engine._ready.speaker._jobs
 
 
+TWENTY_MINUTES = " ".join(f"Sentence {number} of a text that takes twenty minutes to be read." for number in range(300))
+"""18,000 characters; 900 are read in a minute."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_twenty_minutes_of_text_are_spoken_whole(engine: ChatterboxTextToSpeech) -> None:
-    text = " ".join(f"Sentence {number} of a text that takes twenty minutes to be read." for number in range(300))
+def test_twenty_minutes_of_text_are_streamed_from_the_first_part_on_and_join_without_a_click(
+    engine: ChatterboxTextToSpeech,
+) -> None:
     context = Listener()
-    (output,) = speak(engine, [job(engine, text, context=context, stream=True, format="mp3")])
-    assert len(context.chunks) == context.chunks[0]["parts"] > 60
-    assert [chunk["part"] for chunk in context.chunks] == list(range(len(context.chunks)))
+    task = job(engine, TWENTY_MINUTES, context=context, stream=True, format="flac")
+    engine.admit([task])
+    ended: list[Any] = []
+    while not context.fractions:
+        ended += engine.step()
+    speaker = engine._ready.speaker
+    speaker._jobs[0].sounds[0].result()  # type: ignore[union-attr]  # it is there
+    assert [chunk["part"] for chunk in context.chunks] == [0]
+    assert speaker._jobs[0].running == 0  # nobody has begun with the second
+    while not ended:
+        ended += engine.step()
+    samples = samples_of(engine.postprocess(ended[0][1]))
+    parts = context.chunks[0]["parts"]
+    assert parts > 60
+    assert [chunk["part"] for chunk in context.chunks] == list(range(parts))
     assert context.fractions == sorted(context.fractions)
-    assert output.duration_s > 60
+    assert len(samples) > 60 * 24_000
+    assert jump_at(gaps(samples, 0.14), samples) <= 1
+    assert len(gaps(samples, 0.14)) == parts - 1
+
+
+@pytest.mark.slow
+def test_twenty_minutes_of_text_end_half_way_within_two_steps(engine: ChatterboxTextToSpeech) -> None:
+    context = Listener()
+    task = job(engine, TWENTY_MINUTES, context=context, stream=True)
+    engine.admit([task])
+    while not context.fractions or context.fractions[-1] < 0.5:
+        assert engine.step() == []
+    engine.evict([task])
+    heard_so_far = len(context.fractions)
+    for _ in range(2):
+        engine.step()
+    speaker = engine._ready.speaker
+    assert (len(speaker._t3), speaker._jobs, speaker._parts, speaker._silent) == (0, [], {}, [])
+    assert len(context.fractions) == heard_so_far
 
 
 def test_a_part_at_odds_with_its_text_is_drawn_again_and_then_said_so(checkpoint: Path) -> None:
