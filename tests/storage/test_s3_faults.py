@@ -27,7 +27,7 @@ from tests.storage.proxy import FaultyProxy, Seen, Stall, cut, error, garbled
 
 URI = "s3://models/org/name/"
 MIB = 2**20
-WEIGHTS = os.urandom(MIB) * 5 + b"the rest"
+WEIGHTS = os.urandom(MIB) * 5 + os.urandom(MIB // 2)
 MODEL = {"config.json": b"{}", "model.safetensors": WEIGHTS}
 
 pytestmark = pytest.mark.s3
@@ -65,6 +65,24 @@ async def test_a_body_that_breaks_off_goes_on_where_it_was(
     assert read(await store.resolve(URI)) == MODEL
     begins = [int(seen.range.removeprefix("bytes=").partition("-")[0]) for seen in proxy.seen if weights(seen)]
     assert any(begin % MIB for begin in begins), "none went on in the middle of a piece"
+
+
+async def test_adjacent_pieces_come_in_one_request_that_goes_on_where_it_broke_off(
+    bucket: Bucket, s3: S3Config, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    bucket.put_in_parts("model.safetensors", os.urandom(12 * MIB), 5 * MIB)
+    proxy.faults.append(cut(proxy, after=2 * MIB + 300_000, times=2))
+    store = make_store(tmp_path, attrs.evolve(s3, max_concurrency=1, part_mib=1))
+    found = await store.resolve(URI)
+    assert read(found) == bucket.files()
+    (model,) = await store.models()
+    assert model.verified == "etag"
+    assert [seen.range.partition("-")[0] for seen in proxy.seen if seen.is_object][:3] == [
+        "bytes=0",
+        f"bytes={2 * MIB + 300_000}",
+        f"bytes={4 * MIB + 600_000}",
+    ]
+    await store.close()
 
 
 async def test_a_stream_that_stands_still_is_asked_for_again(
@@ -421,7 +439,7 @@ async def test_a_service_says_how_far_its_download_is(
     await told.wait()
     shown = str(service.status(job)["reason"])
     assert shown.startswith("the model is being fetched: ")
-    assert shown.endswith(" of 5.0 MiB")
+    assert shown.endswith(" of 5.5 MiB")
     stall.let_go.set()
     await service.wait(job, 30)
     assert job.status.value == "COMPLETED"

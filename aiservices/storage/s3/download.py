@@ -41,6 +41,11 @@ CHECKSUM_ATTEMPTS = 2
 MAX_PIECE_BYTES = 64 * 2**20
 """Larger parts of an upload are not taken as pieces: what is lost at a break would be more."""
 
+MAX_RUN_BYTES = 64 * 2**20
+"""Most that one request asks for: adjacent pieces, since each request costs both sides a millisecond."""
+
+RUNS_A_WORKER = 4
+
 TELL_S = 0.1
 """The shortest time between two reports of progress."""
 
@@ -159,23 +164,30 @@ class Download:
         open_targets = [target for target in self._targets if target.kept is None]
         largest_first = sorted(open_targets, key=lambda target: -target.remote.size)
         await self._each(self._complete, [target for target in largest_first if not target.missing()])
-        work = [(target, *piece) for target in largest_first for piece in target.missing()]
-        await self._each(lambda item: self._piece(*item), work)
+        run_bytes = self._run_bytes(open_targets)
+        work = [(target, run) for target in largest_first for run in _runs(target.missing(), run_bytes)]
+        await self._each(lambda item: self._run(*item), work)
 
-    async def _piece(self, target: Target, begin: int, length: int) -> None:
-        await self._fetch(target, begin, length)
+    def _run_bytes(self, targets: Sequence[Target]) -> int:
+        """How much to ask for at once: a lot where there is a lot, so that every worker has some of it to the end."""
+        missing = sum(length for target in targets for _, length in target.missing())
+        return min(MAX_RUN_BYTES, missing // (RUNS_A_WORKER * self._settings.max_concurrency))
+
+    async def _run(self, target: Target, run: Sequence[tuple[int, int]]) -> None:
+        await self._fetch(target, run)
         if not target.missing():
             await self._complete(target)
 
-    async def _fetch(self, target: Target, begin: int, length: int) -> None:
+    async def _fetch(self, target: Target, run: Sequence[tuple[int, int]]) -> None:
         each = target.remote
 
-        def note(digest: bytes) -> None:
-            self._folder.journal.add(each, Piece(begin, length, digest))
+        def note(piece: Piece) -> None:
+            self._folder.journal.add(each, piece)
+            target.pieces[piece.begin] = piece
 
-        writer = PieceWriter(self._folder.partial / each.path, begin, length, note)
+        writer = PieceWriter(self._folder.partial / each.path, run, note)
         try:
-            target.pieces[begin] = await self._source.fetch(each, begin, length, writer)
+            await self._source.fetch(each, writer)
         finally:
             writer.close()
 
@@ -200,8 +212,8 @@ class Download:
         if attempt == CHECKSUM_ATTEMPTS:
             which = "the sum in the manifest" if wrong.by == "sha256" else "its ETag"
             raise ServiceError(f"{target.remote.path}: what came does not fit {which}, {attempt} times over")
-        for begin, length in target.missing():
-            await self._fetch(target, begin, length)
+        for piece in target.missing():
+            await self._fetch(target, [piece])
 
     def _verify_small(self, target: Target) -> Verified | None:
         """Hold a file that came in one piece against its ETag, which takes no look at the disk; else None."""
@@ -271,6 +283,18 @@ class Download:
         done = sum(target.kept is not None for target in self._targets)
         total = sum(each.size for each in self._objects)
         self._on_progress(Progress(done, len(self._targets), self._bytes, total))
+
+
+def _runs(pieces: Sequence[tuple[int, int]], most_bytes: int) -> Iterator[list[tuple[int, int]]]:
+    """Group adjacent pieces, so many bytes at most, but at least one piece."""
+    run: list[tuple[int, int]] = []
+    for begin, length in pieces:
+        if run and (begin != sum(run[-1]) or begin + length - run[0][0] > most_bytes):
+            yield run
+            run = []
+        run.append((begin, length))
+    if run:
+        yield run
 
 
 def _judge(by: Verified, fits: bool) -> Verified:

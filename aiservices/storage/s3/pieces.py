@@ -1,4 +1,4 @@
-"""One piece of an object: received, hashed and written by one thread, which may wait for network and disk.
+"""Pieces of an object: received, hashed and written by one thread, which may wait for network and disk.
 
 Threads, because hashing, writing and receiving (TLS too) leave the interpreter to others, and what a loop would do for
 each block of a gigabyte takes longer than the rest.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,22 @@ class Closed(Exception):
 
 
 class PieceWriter:
-    """Writes a piece into its file as it comes. One thread writes; another may close it.
+    """Writes adjacent pieces into their file as they come. One thread writes; another may close it.
 
     Once it is closed not a byte is written: the folder may be somebody else's by then.
 
     Args:
-        begin: offset in the file.
-        on_done: told the MD5 when all is written, in the thread that wrote.
+        pieces: offset and length of each, at least one.
+        on_piece: told what is written whole, in the thread that wrote.
     """
 
-    def __init__(self, path: Path, begin: int, length: int, on_done: Callable[[bytes], None]) -> None:
-        self.received = 0
+    def __init__(self, path: Path, pieces: Sequence[tuple[int, int]], on_piece: Callable[[Piece], None]) -> None:
         self._path = path
-        self._begin = begin
-        self._length = length
-        self._on_done = on_done
+        self._left = deque(pieces)
+        self._on_piece = on_piece
         self._digest = hashlib.md5(usedforsecurity=False)
+        self._at = pieces[0][0]
+        self._end = sum(pieces[-1])
         self._file: int | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -56,10 +57,15 @@ class PieceWriter:
     @property
     def missing(self) -> range:
         """Offsets in the file that have not come."""
-        return range(self._begin + self.received, self._begin + self._length)
+        return range(self._at, self._end)
+
+    @property
+    def fits(self) -> int:
+        """How many bytes belong to the piece that is being written."""
+        return sum(self._left[0]) - self._at
 
     def write(self, block: bytes) -> None:
-        """Take the next bytes; blocking.
+        """Take the next bytes, at most as many as fit; blocking.
 
         Raises:
             Closed: nobody wants them.
@@ -69,18 +75,20 @@ class PieceWriter:
         with self._lock:
             file = self._opened()
             while left:
-                written = os.pwrite(file, left, self._begin + self.received)
+                written = os.pwrite(file, left, self._at)
                 self._digest.update(left[:written])
-                self.received += written
+                self._at += written
                 left = left[written:]
+            if not self.fits:
+                self._end_piece()
 
-    def finish(self) -> bytes:
-        """Let go of the file; return the MD5 of everything. Blocking."""
+    def finish(self) -> None:
+        """Let go of the file, in which everything is; blocking."""
         with self._lock:
-            self._opened()  # an empty file is one too
-            self._on_done(self._digest.digest())
+            self._opened()
+            if self._left:  # an empty file, of which nothing comes
+                self._end_piece()
         self.close()
-        return self._digest.digest()
 
     def close(self) -> None:
         """Let go of the file, whatever happened."""
@@ -89,6 +97,10 @@ class PieceWriter:
             file, self._file = self._file, None
             if file is not None:
                 os.close(file)
+
+    def _end_piece(self) -> None:
+        self._on_piece(Piece(*self._left.popleft(), self._digest.digest()))
+        self._digest = hashlib.md5(usedforsecurity=False)
 
     def _opened(self) -> int:
         if self._closed:
@@ -115,21 +127,21 @@ class Source:
         self.opaque: set[str] = set()
         """Paths of objects whose ETag says nothing about their content, as under some kinds of encryption."""
 
-    async def fetch(self, each: RemoteObject, begin: int, length: int, writer: PieceWriter) -> Piece:
-        """Receive a piece whole; what breaks off goes on where it was.
+    async def fetch(self, each: RemoteObject, writer: PieceWriter) -> None:
+        """Receive what a writer misses; what breaks off goes on where it was.
 
         Raises:
             Changed: the object is another by now, or gone.
         """
         attempts = Attempts(self._settings)
         while True:
-            before = writer.received
+            before = writer.missing
             try:
-                return Piece(begin, length, await in_thread(self._receive, each, await self._sign(each), writer))
+                return await in_thread(self._receive, each, await self._sign(each), writer)
             except Exception as error:
                 if status_of(error) in (412, 416) or code_of(error) in ("NoSuchKey", "404"):
                     raise Changed(each.path) from error
-                attempts.failed = 0 if writer.received > before else attempts.failed
+                attempts.failed = 0 if writer.missing != before else attempts.failed
                 await attempts.after(error)
 
     def close(self) -> None:
@@ -141,8 +153,8 @@ class Source:
         url = await self._client.generate_presigned_url("get_object", Params=what, ExpiresIn=URL_LIFETIME_S)
         return str(url)
 
-    def _receive(self, each: RemoteObject, url: str, writer: PieceWriter) -> bytes:
-        """Fetch what is missing of a piece; blocking."""
+    def _receive(self, each: RemoteObject, url: str, writer: PieceWriter) -> None:
+        """Fetch what is missing; blocking."""
         from urllib3.exceptions import HTTPError
 
         if missing := writer.missing:
@@ -150,7 +162,7 @@ class Source:
             try:
                 self._check(each, response, len(missing))
                 while missing := writer.missing:
-                    block = response.raw.read1(min(BLOCK_BYTES, len(missing)))
+                    block = response.raw.read1(min(BLOCK_BYTES, writer.fits))
                     if not block:
                         raise Truncated(f"{each.path}: the body ended {len(missing)} bytes early")
                     writer.write(block)
@@ -159,7 +171,7 @@ class Source:
                 raise Truncated(f"{each.path}: the body broke off ({type(error).__name__})") from None
             finally:
                 let_go(response, clean=not writer.missing)
-        return writer.finish()
+        writer.finish()
 
     def _check(self, each: RemoteObject, response: Any, wanted: int) -> None:
         headers: Mapping[str, str] = response.headers
