@@ -1,4 +1,4 @@
-"""Measure jobs per second of the RunPod worker: ``python benchmarks/runpod_worker.py [--jobs 1000] [--slots 64,256]``.
+"""Measure jobs per second of the RunPod worker: ``scripts/bench runpod_worker [--jobs 1000] [--slots 64,256]``.
 
 The real worker loop takes echo jobs from a control plane on loopback, the one of the tests.
 """
@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.transports.runpod.workers import working
 

@@ -3,8 +3,9 @@
 Both speak the same texts with the same weights, voice, seeds and number of tokens, and put the watermark in. The
 library speaks one text after the other whoever calls; we take all callers' texts together.
 
-    python -m benchmarks.speech                        the tiny model of the tests
-    python -m benchmarks.speech --size full --tokens 20 --callers 1 8
+    scripts/bench speech                                  the tiny model of the tests
+    scripts/bench speech --size full --tokens 60 --repeats 1 --library-requests 1
+    scripts/bench speech --size full --device cuda --dtype bfloat16
 """
 
 from __future__ import annotations
@@ -83,10 +84,10 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speech", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts/bench speech", description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--tokens", type=int, default=60, help="speech tokens of each text, 25 a second")
+    parser.add_argument("--tokens", type=int, default=125, help="speech tokens of each text, 25 a second")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="of T3, for both")
     parser.add_argument("--threads", type=int, default=None, help="of torch, for both; default: what torch takes")

@@ -1,4 +1,4 @@
-"""Measure the model store against the usual tools: ``python -m benchmarks.store [--rounds 3] [--folder FOLDER]``.
+"""Measure the model store against the usual tools: ``scripts/bench store [--rounds 3] [--folder FOLDER]``.
 
 Starts an S3 server of its own (``scripts/s3-server``), puts one file of 1 GB and 2000 files of 256 KB there and brings
 each here with ``aws s3 sync``, with boto3's transfer manager and with this project's store: every time in a process of

@@ -1,4 +1,4 @@
-"""Measure jobs per second over HTTP: ``python benchmarks/throughput.py [PROFILE] [--concurrency 1,8] [--seconds 10]``.
+"""Measure jobs per second over HTTP: ``scripts/bench throughput [PROFILE] [--concurrency 1,8] [--seconds 10]``.
 
 Serves the profile in a process of its own, keeps so many ``runsync`` calls under way for each service in turn,
 and prints what came of it. Numbers are for comparing settings on one machine; nothing fails because of them.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -198,6 +201,16 @@ def not_numbers() -> bytes:
     return as_file(hum, coding="FLOAT")
 
 
+def two_hours() -> bytes:
+    """Silence that takes 180 kB."""
+    soundfile: Any = importlib.import_module("soundfile")
+    minute, file = np.zeros(60 * 8000, dtype=np.int16), io.BytesIO()
+    with soundfile.SoundFile(file, "w", 8000, 1, format="FLAC", subtype="PCM_16") as writer:
+        for _ in range(120):
+            writer.write(minute)
+    return file.getvalue()
+
+
 HUM = as_file(voice_like(120))
 FLAC = as_file(voice_like(120), form="FLAC")
 MP3 = as_file(voice_like(120), form="MP3", coding="MPEG_LAYER_III")
@@ -213,6 +226,11 @@ BAD_CLIPS = {
     "cut off ogg": (as_file(voice_like(120), form="OGG", coding="VORBIS")[:4500], "clip has|cut off|not audio"),
     "50 ms": (as_file(voice_like(120, seconds=0.05)), r"expected 3 to 60 s of speech, the clip has 0\.05 s"),
     "too long": (as_file(np.zeros(61 * 8000, dtype=np.float32), sample_rate=8000, form="FLAC"), "has 61.00 s"),
+    "two hours": (two_hours(), r"expected 3 to 60 s of speech, the clip has 7200\.00 s"),
+    "a chunk of 2 GB": (HUM[:12] + b"LIST\xf0\xff\xff\x7f" + HUM[12:], "not audio"),
+    "a format of 2 GB": (HUM[:16] + b"\xff\xff\xff\x7f" + HUM[20:], "not audio"),
+    "2 ** 36 frames": (FLAC[:21] + bytes([FLAC[21] | 15]) + b"\xff" * 4 + FLAC[26:], r"the clip has 4294967\.\d\d s"),
+    "24 channels": (as_file(np.zeros((64_000, 24), dtype=np.float32)), "at most 8 channels, got 24"),
     "silence": (as_file(np.zeros(64_000, dtype=np.float32)), r"silent or too quiet: 0\.0 s"),
     "direct current": (as_file(np.full(64_000, 0.5, dtype=np.float32)), "silent or too quiet"),
     "quiet": (quiet(), "silent or too quiet"),
@@ -229,6 +247,11 @@ def test_a_clip_no_voice_can_be_taken_from_is_refused_with_the_reason(name: str)
     clip, reason = BAD_CLIPS[name]
     with pytest.raises(InvalidInput, match=rf"^\$\.audio_prompt_url: .*({reason})"):
         read_reference(clip)
+
+
+def test_a_clip_of_192_khz_is_read() -> None:
+    clip = read_reference(as_file(voice_like(120, sample_rate=192_000), sample_rate=192_000))
+    assert (len(clip.samples), clip.sample_rate) == (4 * 192_000, 192_000)
 
 
 def test_a_wav_from_a_pipe_with_no_length_in_its_header_is_read() -> None:

@@ -179,17 +179,19 @@ class Download:
             await self._complete(target)
 
     async def _fetch(self, target: Target, run: Sequence[tuple[int, int]]) -> None:
-        each = target.remote
+        each, written = target.remote, list[Piece]()
 
         def note(piece: Piece) -> None:
             self._folder.journal.add(each, piece)
-            target.pieces[piece.begin] = piece
+            written.append(piece)
 
         writer = PieceWriter(self._folder.partial / each.path, run, note)
         try:
             await self._source.fetch(each, writer)
         finally:
             writer.close()
+        # Here and not in the thread: of several runs that end at once, one alone finds that nothing is missing.
+        target.pieces.update({piece.begin: piece for piece in written})
 
     async def _complete(self, target: Target) -> None:
         """Check a file; one that is wrong is fetched once more."""
