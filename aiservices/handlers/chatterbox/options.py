@@ -32,7 +32,7 @@ class ChatterboxOptions:
         cuda_graphs: whether the language model's steps are captured on a GPU; buffers are then taken once for
             ``rows`` pieces.
         rows: most pieces of text that are spoken at once, of all requests together.
-        sound_rows: how many finished pieces become sound in one pass.
+        sound_rows: how many finished pieces become sound together.
         max_new_tokens: bound on one piece of a text, 25 tokens a second.
         redraws: how often a piece that went wrong is spoken again with another seed.
         flow_steps: of the sound's flow; fewer are faster and duller. None takes the library's number.

@@ -186,7 +186,7 @@ class Speaker:
         tail: speech tokens put behind each piece.
         max_new_tokens: bound on a piece.
         redraws: how often a piece is drawn again.
-        sound_rows: pieces that become sound in one pass.
+        sound_rows: pieces that become sound together.
         finish_threads: of the pool.
     """
 
