@@ -13,6 +13,7 @@ from aiservices.config import S3Config
 from aiservices.errors import ServiceError
 from aiservices.storage import ModelStore, Progress
 from aiservices.storage.s3.checksum import etag_of_parts, usual_part_bytes
+from aiservices.storage.s3.local import _allocate
 from aiservices.storage.s3.location import Location, chosen, parse
 from aiservices.storage.s3.remote import RemoteObject, check_path, fingerprint, parse_manifest, write_manifest
 from tests.storage.conftest import KEYS, Bucket, make_store, read
@@ -322,3 +323,14 @@ async def test_without_the_package_the_way_to_it_is_named(tmp_path: Path, monkey
 
 def test_a_location_names_itself_without_patterns() -> None:
     assert Location("s3://b/p?files=x", "b", "p", ("x",)).name == "s3://b/p/"
+
+
+def test_room_is_set_aside_where_the_file_system_can_and_else_not(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        _allocate(file.fileno(), MIB)
+    assert (tmp_path / "large").stat().st_size == MIB
+    assert (tmp_path / "large").stat().st_blocks * 512 >= MIB
+    reading, writing = os.pipe()  # neither has room to set aside
+    _allocate(writing, MIB)
+    os.close(reading)
+    os.close(writing)

@@ -326,6 +326,24 @@ async def test_a_disk_that_fills_up_is_one_line(
     assert read(await store.resolve(URI)) == MODEL
 
 
+async def test_room_that_a_large_file_has_not_got_is_missed_before_its_first_byte(
+    bucket: Bucket, store: ModelStore, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put(MODEL)
+
+    def full(file: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("aiservices.storage.s3.local.SET_ASIDE_BYTES", MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr("aiservices.storage.s3.local._allocate", full)
+        with pytest.raises(ServiceError, match="the disk is full$"):
+            await store.resolve(URI)
+    assert proxy.objects == []
+    assert nothing_loads(tmp_path)
+    assert read(await store.resolve(URI)) == MODEL  # with room that was set aside
+
+
 # --- breaks and kills ---
 
 

@@ -127,6 +127,7 @@ class Download:
         missing = sum(length for target in self._targets if not target.kept for _, length in target.missing())
         self._bytes = sum(each.size for each in self._objects) - missing
         await self._in_pool(make_room, missing)
+        await self._in_pool(self._set_aside)
         self._tell(force=True)
         try:
             await self._fetch_all()
@@ -158,6 +159,11 @@ class Download:
             if target.kept is None:
                 pieces = journal.get((each.path, each.etag), {})
                 target.pieces = self._folder.resume(each, pieces, target.piece_bytes)
+
+    def _set_aside(self) -> None:
+        for target in self._targets:
+            if target.kept is None:
+                self._folder.set_aside(target.remote)
 
     async def _fetch_all(self) -> None:
         """Work on all pieces, the largest files first, with so many requests at once."""

@@ -15,6 +15,8 @@ its name, as ``anna.1234.voice`` of ``anna.wav``.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +36,9 @@ from aiservices.storage.s3.location import Location
 from aiservices.storage.s3.remote import MARKER, RemoteObject
 
 PARTIAL = "partial"
+SET_ASIDE_BYTES = 16 * 2**20
+"""From here on a file's room is set aside: with small ones that is more work than it saves."""
+
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -131,6 +136,22 @@ class ModelFolder:
             # It may be one file with that of another version: it must not be written to.
             target.unlink(missing_ok=True)
         return found
+
+    def set_aside(self, each: RemoteObject) -> None:
+        """Have the disk keep room for a large file: found full beforehand, and written to with a third less work.
+
+        Where the file system cannot, the room is taken as the bytes come.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if each.size < SET_ASIDE_BYTES:
+            return
+        file = os.open(self.partial / each.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _allocate(file, each.size)
+        finally:
+            os.close(file)
 
     def commit(self, fingerprint: str, marker: Marker) -> Path:
         """Make the partial folder a whole version: the marker first, the name last."""
@@ -247,6 +268,15 @@ def _is_there(path: Path, piece: Piece) -> bool:
         return md5_of(path, piece.begin, piece.length) == piece.digest
     except OSError:
         return False
+
+
+def _allocate(file: int, size: int) -> None:
+    """Call Linux's fallocate; ``os.posix_fallocate`` would write zeros where the file system knows of no such thing."""
+    allocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
+    if allocate is None or allocate(file, 0, ctypes.c_longlong(0), ctypes.c_longlong(size)) == 0:
+        return
+    if (number := ctypes.get_errno()) in (errno.ENOSPC, errno.EDQUOT):
+        raise OSError(number, os.strerror(number))
 
 
 def _size(path: Path) -> int | None:
