@@ -337,7 +337,7 @@ async def test_room_that_a_large_file_has_not_got_is_missed_before_its_first_byt
     monkeypatch.setattr("aiservices.storage.s3.local.SET_ASIDE_BYTES", MIB)
     with monkeypatch.context() as patch:
         patch.setattr("aiservices.storage.s3.local._allocate", full)
-        with pytest.raises(ServiceError, match="the disk is full$"):
+        with pytest.raises(ServiceError, match=r"the disk is full$"):
             await store.resolve(URI)
     assert proxy.objects == []
     assert nothing_loads(tmp_path)
