@@ -138,7 +138,7 @@ class ModelFolder:
         return found
 
     def set_aside(self, each: RemoteObject) -> None:
-        """Have the disk keep room for a large file: found full beforehand, and written to with a third less work.
+        """Have the disk keep room for a large file: found full beforehand, and written to with less work.
 
         Where the file system cannot, the room is taken as the bytes come.
 
