@@ -1,9 +1,14 @@
-"""The contract between the house and the author of a service.
+"""What the author of a service writes: one class.
 
-A service is one class: :class:`BatchHandler` where one call answers a whole batch, :class:`StepHandler` where the
-answer grows step by step (text generation) and rows may join and leave between two steps. Every stage says which thread
-it runs on; ``load``, ``predict``, ``admit``, ``step``, ``evict``, ``reset`` and ``unload`` of one handler run on one
-and the same thread, so a handler needs no locks around its model.
+:class:`BatchHandler` where one call answers a whole batch, :class:`StepHandler` where the answer grows step by step
+(text generation) and rows may join and leave between two steps. Both take two type parameters, the classes of input and
+output::
+
+    class CountWords(BatchHandler[CountInput, CountOutput]):
+        def predict(self, tasks): ...
+
+Every method says which thread it runs on; ``load``, ``predict``, ``admit``, ``step``, ``evict``, ``reset`` and
+``unload`` of one handler run on one and the same thread, so a handler needs no locks around its model.
 """
 
 from __future__ import annotations
@@ -11,7 +16,19 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 import attrs
 
@@ -19,24 +36,22 @@ if TYPE_CHECKING:
     from msgspec import Meta
 
 InputT = TypeVar("InputT")
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 OutputT = TypeVar("OutputT")
+ItemT = TypeVar("ItemT")
 T = TypeVar("T")
 P = ParamSpec("P")
 
 MediaKind = Literal["image", "audio"]
 """What a fetched file has to be, judged by its first bytes."""
 
-
 FILE_MARK = "media_type_field"
-"""Key in the ``extra`` of a field's :class:`msgspec.Meta` that :func:`base64_file` sets."""
+"""Key in the ``extra`` of a field's :class:`msgspec.Meta` that :func:`output_file` sets."""
 
 
-def base64_file(description: str, *, media_type_field: str = "media_type") -> Meta:
-    """Describe a field of an ``Output`` that holds a file in base64, so that the house may put the file into a bucket.
+def output_file(description: str, *, media_type_field: str = "media_type") -> Meta:
+    """Describe a field of an ``Output`` that holds a file as ``bytes``.
 
-    The field ``audio`` then becomes ``audio_url``, a signed URL.
+    On the wire it is base64, or, if the file went to a bucket, a signed URL: the field ``audio`` becomes ``audio_url``.
 
     Args:
         description: of the field.
@@ -44,8 +59,7 @@ def base64_file(description: str, *, media_type_field: str = "media_type") -> Me
     """
     from msgspec import Meta  # here, so that --help need not wait for it
 
-    encoding = {"contentEncoding": "base64"}  # https://json-schema.org/draft/2020-12/json-schema-validation#section-8.3
-    return Meta(description=description, extra_json_schema=encoding, extra={FILE_MARK: media_type_field})
+    return Meta(description=description, extra={FILE_MARK: media_type_field})
 
 
 @attrs.frozen
@@ -61,8 +75,16 @@ class VoiceInfo:
     language: str | None = None
 
 
+@runtime_checkable
+class OffersVoices(Protocol):
+    """A handler that speaks: its voices are listed at ``GET .../voices``."""
+
+    def voices_offered(self) -> Sequence[VoiceInfo]:
+        """Voices that a caller may name. Runs on the loop, also before ``load``."""
+
+
 class Context(Protocol):
-    """What a handler may need of the house while it works on one job."""
+    """What a handler may need of its surroundings while it works on one job."""
 
     @property
     def job_id(self) -> str:
@@ -72,18 +94,18 @@ class Context(Protocol):
     def cancelled(self) -> bool:
         """Whether the job has ended meanwhile (cancelled, timed out, drained). Readable from any thread."""
 
-    @property
-    def deadline(self) -> float | None:
-        """When the job times out, in seconds of :func:`time.monotonic`; None before it runs."""
-
     def progress(self, fraction: float) -> None:
         """Report how much is done, 0 to 1. Callable from any thread."""
 
     def emit(self, chunk: Any) -> None:
-        """Add one JSON-able chunk to the job's stream. Callable from any thread; the buffer is bounded."""
+        """Add one chunk to the job's stream. Callable from any thread; the buffer is bounded.
+
+        Args:
+            chunk: a text, or what JSON can hold, with ``bytes`` for what is base64 on the wire.
+        """
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
-        """Download a stranger's ``http``, ``https`` or ``data:`` URL through the guard, on the loop.
+        """Download an ``http``, ``https`` or ``data:`` URL that the caller gave, through the guard. On the loop.
 
         Args:
             url: as the caller gave it.
@@ -107,11 +129,28 @@ class Task(Generic[ItemT]):
     context: Context
 
 
-class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
+_ATTRIBUTES = {InputT: "Input", OutputT: "Output"}
+
+
+def _type_arguments(cls: type[Any]) -> dict[Any, Any]:
+    """What the bases of a class give for :class:`Handler`'s two parameters, through any generic class between."""
+    found: dict[Any, Any] = {}
+    for base in getattr(cls, "__orig_bases__", ()):
+        origin, given = get_origin(base), get_args(base)
+        if not (isinstance(origin, type) and issubclass(origin, Handler)):
+            continue
+        names = dict(zip(origin.__parameters__, given, strict=True))  # type: ignore[attr-defined]  # set by Generic
+        inherited = {InputT: InputT, OutputT: OutputT} if origin is Handler else _type_arguments(origin)
+        found.update({parameter: names.get(value, value) for parameter, value in inherited.items()})
+    return found
+
+
+class Handler(abc.ABC, Generic[InputT, OutputT]):
     """What both kinds of handler share. Subclass :class:`BatchHandler` or :class:`StepHandler`.
 
-    ``Input`` and ``Output`` are attrs classes whose fields carry types, limits and descriptions as
-    ``Annotated[..., msgspec.Meta(...)]``. They give validation, the JSON schema in OpenAPI and the form on the page.
+    The two type parameters are attrs classes whose fields carry types, limits and descriptions as
+    ``Annotated[..., msgspec.Meta(...)]``. They give validation, the JSON schema in OpenAPI and the form on the page,
+    and stand at :attr:`Input` and :attr:`Output` of a class that names them.
     """
 
     Input: ClassVar[type[Any]]
@@ -119,6 +158,12 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
 
     option_folders: ClassVar[Sequence[str]] = ()
     """Options that name folders: each takes what ``model`` takes, and ``load`` gets the local folder."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for parameter, given in _type_arguments(cls).items():
+            if isinstance(given, type):
+                setattr(cls, _ATTRIBUTES[parameter], given)
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the weights and warm up. Runs on the model's thread.
@@ -144,54 +189,82 @@ class Handler(abc.ABC, Generic[InputT, ItemT, ResultT, OutputT]):
             InvalidInput: naming the field.
         """
 
-    def voices_offered(self) -> Sequence[VoiceInfo]:
-        """Voices that a caller may name, for ``GET …/voices``; none for a handler that does not speak. On the loop."""
-        return ()
+    async def preprocess(self, input: InputT, context: Context) -> Any:
+        """Turn the input into the task's item, what the model takes.
 
-    async def preprocess(self, input: InputT, context: Context) -> ItemT:
-        """Turn the input into what the model takes. Runs on the loop while earlier batches run; heavy parts through
-        ``context.run_in_pool``. The default hands the input on as it is."""
-        return input  # type: ignore[return-value]  # without a preprocess of its own, a handler's item is its input
+        Runs on the loop while earlier rows run; heavy parts through ``context.run_in_pool``. Without one of its own, a
+        handler's item is its input.
+        """
+        return input
 
-    def postprocess(self, result: ResultT) -> OutputT:
-        """Shape the output (encode audio, parse text). Runs in the pool. The default hands the result on."""
-        return result  # type: ignore[return-value]  # without a postprocess of its own, its result is its output
+    def postprocess(self, result: Any) -> OutputT:
+        """Shape the output (encode audio, parse text).
 
-
-class BatchHandler(Handler[InputT, ItemT, ResultT, OutputT]):
-    """A handler whose ``predict`` answers a whole batch in one call."""
+        Runs in the pool. Without one of its own, a handler's result is its output.
+        """
+        output: OutputT = result
+        return output
 
     @abc.abstractmethod
-    def predict(self, tasks: Sequence[Task[ItemT]]) -> Sequence[ResultT | Exception]:
+    def admit(self, tasks: Sequence[Task[Any]]) -> None:
+        """Let these rows join. If it raises, these tasks fail and the running rows must be as they were."""
+
+    @abc.abstractmethod
+    def step(self) -> Sequence[tuple[Task[Any], Any]]:
+        """Advance every row by one step and return those that finished, which leave the handler by that.
+
+        If it raises, every row fails and ``reset`` is called.
+
+        Returns:
+            Task and result of each; an exception for a result fails that job alone.
+        """
+
+    @abc.abstractmethod
+    def evict(self, tasks: Sequence[Task[Any]]) -> None:
+        """Take these rows out now; those not there any more are ignored."""
+
+    @abc.abstractmethod
+    def reset(self) -> None:
+        """Forget all rows and the memory they hold."""
+
+
+class StepHandler(Handler[InputT, OutputT]):
+    """A handler that works on all its rows one step at a time; rows join and leave between steps.
+
+    There are never more than ``max_batch_size`` rows in a handler; ``step`` is called as long as there are rows, and
+    rows are taken out (``evict``) as soon as their jobs ended, so cancel and time limits need no code in the handler.
+    """
+
+
+class BatchHandler(Handler[InputT, OutputT]):
+    """A handler whose ``predict`` answers a whole batch in one call: rows that all finish in one step."""
+
+    _batch: Sequence[Task[Any]] = ()
+
+    @abc.abstractmethod
+    def predict(self, tasks: Sequence[Task[Any]]) -> Sequence[Any]:
         """Answer one batch. Runs on the model's thread.
 
         Returns:
             One result per task in the same order; an exception in a slot fails that job alone.
         """
 
+    def admit(self, tasks: Sequence[Task[Any]]) -> None:
+        """Put the rows into the next batch."""
+        self._batch = [*self._batch, *tasks]
 
-class StepHandler(Handler[InputT, ItemT, ResultT, OutputT]):
-    """A handler that works on all its rows one step at a time; rows join and leave between steps.
+    def step(self) -> Sequence[tuple[Task[Any], Any]]:
+        """Answer the batch."""
+        tasks, self._batch = self._batch, ()
+        results = self.predict(tasks)
+        if len(results) != len(tasks):
+            raise TypeError(f"predict returned {len(results)} results for {len(tasks)} tasks")
+        return list(zip(tasks, results, strict=True))
 
-    The house never has more than ``max_batch_size`` rows in a handler, calls ``step`` as long as there are rows, and
-    takes rows out (``evict``) as soon as their jobs ended, so cancel and deadline need no code in the handler.
-    """
+    def evict(self, tasks: Sequence[Task[Any]]) -> None:
+        """Take rows out of the batch that has not begun."""
+        self._batch = [task for task in self._batch if task not in tasks]
 
-    @abc.abstractmethod
-    def admit(self, tasks: Sequence[Task[ItemT]]) -> None:
-        """Let these rows join. If it raises, these tasks fail and the running rows must be as they were."""
-
-    @abc.abstractmethod
-    def step(self) -> Sequence[tuple[Task[ItemT], ResultT | Exception]]:
-        """Advance every row by one step and return those that finished, which leave the handler by that.
-
-        If it raises, every row fails and ``reset`` is called.
-        """
-
-    @abc.abstractmethod
-    def evict(self, tasks: Sequence[Task[ItemT]]) -> None:
-        """Take these rows out now; those not there any more are ignored."""
-
-    @abc.abstractmethod
     def reset(self) -> None:
-        """Forget all rows and the memory they hold."""
+        """Forget the batch."""
+        self._batch = ()

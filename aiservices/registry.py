@@ -26,7 +26,7 @@ from aiservices.webhooks import WebhookSender
 
 log = get_logger(__name__)
 
-AnyHandler = Handler[Any, Any, Any, Any]
+AnyHandler = Handler[Any, Any]
 
 
 class Registry:

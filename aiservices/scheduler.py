@@ -227,7 +227,7 @@ class Scheduler(abc.ABC):
         house: what it uses of the service around it.
     """
 
-    def __init__(self, handler: Handler[Any, Any, Any, Any], config: ServiceConfig, house: House) -> None:
+    def __init__(self, handler: Handler[Any, Any], config: ServiceConfig, house: House) -> None:
         self._handler = handler
         self._config = config
         self._house = house
@@ -386,7 +386,7 @@ class Scheduler(abc.ABC):
 class BatchScheduler(Scheduler):
     """Collects ready attempts into batches: up to ``max_batch_size``, waiting ``batch_wait_s`` after the first."""
 
-    _handler: BatchHandler[Any, Any, Any, Any]
+    _handler: BatchHandler[Any, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -455,7 +455,7 @@ class StepScheduler(Scheduler):
     decision to stop driving, nothing else. A row's place is free again once the model's thread has let go of it.
     """
 
-    _handler: StepHandler[Any, Any, Any, Any]
+    _handler: StepHandler[Any, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -579,7 +579,7 @@ class StepScheduler(Scheduler):
         self._pump()
 
 
-def make_scheduler(handler: Handler[Any, Any, Any, Any], config: ServiceConfig, house: House) -> Scheduler:
+def make_scheduler(handler: Handler[Any, Any], config: ServiceConfig, house: House) -> Scheduler:
     """Return the scheduler that fits the handler's kind."""
     if isinstance(handler, StepHandler):
         return StepScheduler(handler, config, house)

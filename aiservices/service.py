@@ -115,7 +115,7 @@ class Service:
         shared: what it shares with the others.
     """
 
-    def __init__(self, config: ServiceConfig, handler: Handler[Any, Any, Any, Any], shared: Shared) -> None:
+    def __init__(self, config: ServiceConfig, handler: Handler[Any, Any], shared: Shared) -> None:
         self.name = config.name
         self.config = config
         self.handler = handler
@@ -436,7 +436,7 @@ class _LoopTimers:
         return asyncio.get_running_loop().call_later(delay, callback, *args)
 
 
-def option_folders(config: ServiceConfig, handler: Handler[Any, Any, Any, Any]) -> dict[str, str]:
+def option_folders(config: ServiceConfig, handler: Handler[Any, Any]) -> dict[str, str]:
     """Return the options of a service that name folders, with what they say; what is no text is left to ``load``."""
     given = {option: config.options.get(option) for option in handler.option_folders}
     return {option: value for option, value in given.items() if value and isinstance(value, str)}

@@ -40,11 +40,8 @@ class TextOutput:
     text: str
 
 
-class Upper(BatchHandler[TextInput, TextInput, TextOutput, TextOutput]):
+class Upper(BatchHandler[TextInput, TextOutput]):
     """Upper-cases; ``fail`` fails alone, ``explode`` takes its whole batch down."""
-
-    Input = TextInput
-    Output = TextOutput
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -71,14 +68,11 @@ class Gated(Upper):
         return super().predict(tasks)
 
 
-class Counting(StepHandler[TextInput, TextInput, TextOutput, TextOutput]):
+class Counting(StepHandler[TextInput, TextOutput]):
     """Counts each row up to ``count``, one per step, and emits every number. Steps only as far as the test allows.
 
     A row whose text is ``bad-step`` takes the whole step down, ``bad-row`` fails alone, ``bad-join`` fails to join.
     """
-
-    Input = TextInput
-    Output = TextOutput
 
     def __init__(self, free_running: bool = True) -> None:
         self.rows: dict[Task[TextInput], int] = {}
@@ -181,7 +175,6 @@ class FakeContext:
     def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
         self.job_id = "job"
         self.cancelled = False
-        self.deadline: float | None = None
         self.fractions: list[float] = []
         self.chunks: list[Any] = []
         self._files = files or {}
@@ -222,7 +215,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
     )
 
 
-def make_service(handler: Handler[Any, Any, Any, Any], *, shared: Shared | None = None, **settings: Any) -> Service:
+def make_service(handler: Handler[Any, Any], *, shared: Shared | None = None, **settings: Any) -> Service:
     """A service around a handler object; not started."""
     config = ServiceConfig(name="fake", handler="tests.fakes:Upper", device="cpu", **settings)
     return Service(config, handler, shared or make_shared())

@@ -21,7 +21,7 @@ from aiohttp.test_utils import TestServer
 
 from aiservices.config import Config, FetchConfig, OutputsConfig, S3Config, ServerConfig, ServiceConfig
 from aiservices.errors import InvalidInput
-from aiservices.handler import BatchHandler, Task, base64_file
+from aiservices.handler import BatchHandler, Task, output_file
 from aiservices.job import Destination
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service
@@ -42,16 +42,13 @@ LIMIT_S = 20.0
 class Sound:
     """A file in base64 beside what describes it."""
 
-    audio: Annotated[str, base64_file("The sound.")]
+    audio: Annotated[str, output_file("The sound.")]
     media_type: str
     text: str
 
 
-class Speak(BatchHandler[TextInput, TextInput, Sound, Sound]):
+class Speak(BatchHandler[TextInput, Sound]):
     """Answers with ``count`` bytes of sound."""
-
-    Input = TextInput
-    Output = Sound
 
     def predict(self, tasks: Sequence[Task[TextInput]]) -> list[Sound | Exception]:
         return [
@@ -60,11 +57,8 @@ class Speak(BatchHandler[TextInput, TextInput, Sound, Sound]):
         ]
 
 
-class Write(BatchHandler[TextInput, TextInput, TextInput, TextInput]):
+class Write(BatchHandler[TextInput, TextInput]):
     """Answers with a text of ``count`` characters and holds no file."""
-
-    Input = TextInput
-    Output = TextInput
 
     def predict(self, tasks: Sequence[Task[TextInput]]) -> list[TextInput | Exception]:
         return [TextInput("x" * task.item.count, task.item.count) for task in tasks]

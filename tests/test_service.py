@@ -23,7 +23,7 @@ LIMIT_S = 10.0
 
 
 @asynccontextmanager
-async def running(handler: Handler[Any, Any, Any, Any], **settings: Any) -> AsyncIterator[Service]:
+async def running(handler: Handler[Any, Any], **settings: Any) -> AsyncIterator[Service]:
     service = make_service(handler, **settings)
     await service.start()
     try:
@@ -435,7 +435,7 @@ async def test_out_of_memory_fails_its_batch_and_halves_the_next_ones() -> None:
 
 
 @pytest.mark.parametrize("kind", [Upper, Counting])
-async def test_a_broken_device_fails_the_service_for_good(kind: type[Handler[Any, Any, Any, Any]]) -> None:
+async def test_a_broken_device_fails_the_service_for_good(kind: type[Handler[Any, Any]]) -> None:
     def lost(*_: object) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 

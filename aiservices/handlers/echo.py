@@ -50,11 +50,8 @@ class EchoOptions:
     item_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
 
-class Echo(BatchHandler[EchoInput, EchoInput, EchoOutput, EchoOutput]):
+class Echo(BatchHandler[EchoInput, EchoOutput]):
     """Text in, the same text out."""
-
-    Input = EchoInput
-    Output = EchoOutput
 
     def __init__(self) -> None:
         self._options = EchoOptions()

@@ -331,7 +331,6 @@ class _Nobody:
 
     job_id = "warm-up"
     cancelled = False
-    deadline = None
 
     def progress(self, fraction: float) -> None:
         pass

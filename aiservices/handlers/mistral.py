@@ -137,8 +137,6 @@ class GenerateDescriptionOptions(GenerationOptions):
 class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescriptionOutput]):
     """Descriptions of pictures in, product listings out."""
 
-    Input = GenerateDescriptionInput
-    Output = GenerateDescriptionOutput
     Options = GenerateDescriptionOptions
     auto_classes = {  # noqa: RUF012 (the contract's ClassVar, declared above)
         "mistral": "AutoModelForCausalLM",

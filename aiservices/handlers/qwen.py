@@ -92,8 +92,6 @@ class DescribeImageOptions(GenerationOptions):
 class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
     """Pictures in, descriptions out."""
 
-    Input = DescribeImageInput
-    Output = DescribeImageOutput
     Options = DescribeImageOptions
     auto_classes = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "AutoModelForImageTextToText")
 

@@ -8,13 +8,13 @@ import hashlib
 import io
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import attrs
 import msgspec
 
 from aiservices.errors import InvalidInput
-from aiservices.handler import BatchHandler, Context, Handler, base64_file
+from aiservices.handler import BatchHandler, Context, Handler, output_file
 from aiservices.handlers import audio
 from aiservices.handlers.speech_encoding import MEDIA_TYPES, AudioFormat, fitting_rate, write_audio
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MAX_TEXT_CHARS = 80_000
 """An hour of speech at 22 characters a second, which is fast."""
 
-SpeechT = TypeVar("SpeechT")
 
 PROMPT_FIELD = "$.audio_prompt_url"
 
@@ -119,7 +118,7 @@ class TextToSpeechInput:
 class TextToSpeechOutput:
     """The speech and what it was made with."""
 
-    audio: Annotated[str, base64_file("The audio file in base64; audio_url instead if it went to a bucket.")]
+    audio: Annotated[str, output_file("The audio file in base64; audio_url instead if it went to a bucket.")]
     media_type: Annotated[str, msgspec.Meta(description="Media type of the audio file, as audio/wav.")]
     format: Annotated[AudioFormat, msgspec.Meta(description="Coding, as asked for.")]
     sample_rate: Annotated[int, msgspec.Meta(description="Samples a second.")]
@@ -201,11 +200,8 @@ class Speech:
     to_rate: int | None = None
 
 
-class SpeechContract(Handler[TextToSpeechInput, SpeechRequest, SpeechT, TextToSpeechOutput]):
+class SpeechContract(Handler[TextToSpeechInput, TextToSpeechOutput]):
     """The contract of text to speech, whichever way the engine works."""
-
-    Input = TextToSpeechInput
-    Output = TextToSpeechOutput
 
     @property
     @abc.abstractmethod
@@ -241,9 +237,7 @@ class SpeechContract(Handler[TextToSpeechInput, SpeechRequest, SpeechT, TextToSp
         return SpeechRequest(input, await context.run_in_pool(read_reference, data))
 
 
-class TextToSpeechHandler(
-    SpeechContract[Speech], BatchHandler[TextToSpeechInput, SpeechRequest, Speech, TextToSpeechOutput]
-):
+class TextToSpeechHandler(SpeechContract, BatchHandler[TextToSpeechInput, TextToSpeechOutput]):
     """All of a text-to-speech service but the engine: an engine adds ``voices``, ``load`` and ``predict``."""
 
     def postprocess(self, result: Speech) -> TextToSpeechOutput:

@@ -36,7 +36,7 @@ class Loaded:
     """Width of the logits."""
 
 
-class TextService(StepHandler[InputT, GenerationRequest, Generated, OutputT]):
+class TextService(StepHandler[InputT, OutputT]):
     """A handler whose rows are decoded by a :class:`~aiservices.handlers.engine.GenerationEngine`."""
 
     Options: ClassVar[type[GenerationOptions]] = GenerationOptions

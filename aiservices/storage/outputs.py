@@ -1,6 +1,6 @@
 """Large outputs: their files go to a bucket, and the answer holds signed URLs instead.
 
-A handler marks the fields that hold a file with :func:`aiservices.handler.base64_file`. Such a field leaves the answer
+A handler marks the fields that hold a file with :func:`aiservices.handler.output_file`. Such a field leaves the answer
 when the job brings a bucket of its own (``s3Config``) or when it is longer than ``max_inline_bytes`` and a bucket is
 set; so does the whole answer when what is left is still longer. ``audio`` becomes ``audio_url``, a whole answer
 ``{"output_url": …}``. If an upload fails, its job does.

@@ -49,10 +49,7 @@ class _Loaded:
     speaker: Speaker
 
 
-class ChatterboxTextToSpeech(
-    SpeechContract["Uttered"],
-    StepHandler[TextToSpeechInput, SpeechRequest, "Uttered", TextToSpeechOutput],
-):
+class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, TextToSpeechOutput]):
     """Speaks with Chatterbox; ``max_batch_size`` is how many jobs are under way, ``rows`` how many pieces of them.
 
     A seed gives the same speech tokens whichever jobs are beside it, and samples equal within rounding; the first piece

@@ -17,7 +17,7 @@ from aiservices.registry import Registry
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
 
-H = TypeVar("H", bound=Handler[Any, Any, Any, Any])
+H = TypeVar("H", bound=Handler[Any, Any])
 
 Client = TestClient[web.Request, web.Application]
 MakeClient = Callable[[web.Application | TestServer], Awaitable[Client]]
@@ -25,7 +25,7 @@ MakeClient = Callable[[web.Application | TestServer], Awaitable[Client]]
 
 
 def make_app(
-    *fakes: type[Handler[Any, Any, Any, Any]],
+    *fakes: type[Handler[Any, Any]],
     server: ServerConfig | None = None,
     **settings: Any,
 ) -> web.Application:

@@ -43,11 +43,8 @@ class ToneOutput:
     media_type: str
 
 
-class Tones(StepHandler[ToneInput, ToneInput, ToneOutput, ToneOutput]):
+class Tones(StepHandler[ToneInput, ToneOutput]):
     """Says one word a step, as two bytes; goes on for ever on "endless", fails on "bad"."""
-
-    Input = ToneInput
-    Output = ToneOutput
 
     def __init__(self) -> None:
         self.rows: dict[Task[ToneInput], list[str]] = {}

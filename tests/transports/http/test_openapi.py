@@ -10,7 +10,7 @@ import pytest
 from msgspec import Meta
 
 from aiservices.config import ServerConfig
-from aiservices.handler import BatchHandler, Task, base64_file
+from aiservices.handler import BatchHandler, Task, output_file
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS
 from tests.fakes import Counting, Upper
@@ -49,11 +49,8 @@ class RichOutput:
     scores: dict[str, float]
 
 
-class Rich(BatchHandler[RichInput, RichInput, RichOutput, RichOutput]):
+class Rich(BatchHandler[RichInput, RichOutput]):
     """Has a schema."""
-
-    Input = RichInput
-    Output = RichOutput
 
     def predict(self, tasks: Sequence[Task[RichInput]]) -> list[RichOutput | Exception]:
         raise NotImplementedError
@@ -67,7 +64,7 @@ async def document_of(client: Client) -> dict[str, Any]:
 class SoundOutput:
     """A file and what it is."""
 
-    audio: Annotated[str, base64_file("The sound.")]
+    audio: Annotated[str, output_file("The sound.")]
     media_type: str
 
 
