@@ -72,6 +72,12 @@ class Conflict(ServiceError):
     code = "conflict"
 
 
+class StreamEnded(ServiceError):
+    """The end of a cancelled job's stream was told before."""
+
+    code = "stream_ended"
+
+
 class QueueFull(ServiceError):
     """The service's queue is full by count or bytes; try again after ``retry_after_s``."""
 

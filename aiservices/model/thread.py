@@ -10,6 +10,7 @@ import gc
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -21,7 +22,7 @@ T = TypeVar("T")
 _Work = tuple[Callable[[], object], "Future[object]"]
 
 
-class ModelExecutor:
+class ModelThread:
     """Runs calls one after another on a thread of its own.
 
     Args:
@@ -53,6 +54,11 @@ class ModelExecutor:
             return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def stack(self) -> str:
+        """Return where the thread is now, as a traceback; empty if it does not run. Callable from any thread."""
+        frame = sys._current_frames().get(self._thread.ident or 0) if self._thread is not None else None
+        return "" if frame is None else "".join(traceback.format_stack(frame))
 
     def translate(self, error: Exception) -> Exception:
         """Turn what a device library raised into the core's words and, out of memory, free the cache at once.

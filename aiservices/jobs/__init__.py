@@ -1,0 +1,31 @@
+"""The jobs of one service: accepted, remembered, ended and forgotten. The one place that knows where a job is.
+
+=================  ==================================================================================================
+``status``         the states that callers see, and the stages behind them
+``request``        what a caller asked for
+``stream``         chunks that nobody has read yet
+``output``         what a job made
+``job``            one job, and its one way to end
+``manager``        all jobs of a service: their order, times, bounds
+=================  ==================================================================================================
+"""
+
+from aiservices.jobs.job import Job
+from aiservices.jobs.manager import JobManager
+from aiservices.jobs.output import JobOutput, OutputFile
+from aiservices.jobs.request import Destination, JobRequest, fingerprint
+from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
+
+__all__ = [
+    "ENDED",
+    "RETRYABLE",
+    "Destination",
+    "Job",
+    "JobManager",
+    "JobOutput",
+    "JobRequest",
+    "JobStatus",
+    "OutputFile",
+    "Stage",
+    "fingerprint",
+]

@@ -1,0 +1,200 @@
+"""One job: its identity, where it is, and its one way to end.
+
+Stages, and who moves a job between them, always on the event loop::
+
+    QUEUED -> PREPARING (-> STALLED) -> READY -> RUNNING -> FINISHING -> COMPLETED | FAILED | CANCELLED | TIMED_OUT
+      |            |                      |         |           |            the pipeline moves it forward,
+      +------------+----------------------+---------+-----------+--finish()--^
+    FAILED | TIMED_OUT --JobManager.retry()--> QUEUED      (the same id and input, a new attempt)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from aiservices.errors import StreamEnded
+from aiservices.jobs.output import JobOutput
+from aiservices.jobs.request import JobRequest
+from aiservices.jobs.status import ENDED, JobStatus, Stage
+from aiservices.jobs.stream import StreamBuffer
+
+if TYPE_CHECKING:
+    from aiservices.jobs.manager import JobManager
+
+
+@attrs.define(eq=False, kw_only=True)
+class Job:
+    """One accepted job. Touched on the event loop only; it ends once, through :meth:`finish`.
+
+    Attributes:
+        jobs: the manager that keeps it.
+        sequence: order of submission.
+        stage: where it is; only its manager moves it.
+        attempt: 1, and one more for each retry; results of earlier attempts are refused by it.
+        output: what it made, for COMPLETED.
+        error: one line of text, for FAILED and TIMED_OUT.
+        progress: 0 to 1, None until the handler reports some.
+        submitted_at, started_at, ended_at: seconds of the event loop's clock.
+        timer: of the time to live, then of the time limit; None once it has ended.
+        done: set when it has ended.
+        changed: set when it has ended or a chunk waits to be read.
+    """
+
+    id: str = attrs.field(on_setattr=attrs.setters.frozen)
+    jobs: JobManager = attrs.field(on_setattr=attrs.setters.frozen, repr=False)
+    request: JobRequest = attrs.field(on_setattr=attrs.setters.frozen)
+    stream: StreamBuffer = attrs.field(on_setattr=attrs.setters.frozen, repr=False)
+    sequence: int = attrs.field(on_setattr=attrs.setters.frozen)
+    submitted_at: float
+    stage: Stage = Stage.QUEUED
+    attempt: int = 1
+    output: JobOutput | None = None
+    error: str | None = None
+    progress: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    timer: asyncio.TimerHandle | None = None
+    done: asyncio.Event = attrs.field(factory=asyncio.Event, repr=False)
+    changed: asyncio.Event = attrs.field(factory=asyncio.Event, repr=False)
+    _end_was_read: bool = False
+
+    @property
+    def service(self) -> str:
+        """Name of its service."""
+        return self.jobs.service
+
+    @property
+    def status(self) -> JobStatus:
+        """What callers see of its stage."""
+        return self.stage.status
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is in one of its final states."""
+        return self.stage.ended
+
+    @property
+    def timeout_s(self) -> float:
+        """How long it may run, in seconds."""
+        asked = self.request.timeout_s
+        return self.jobs.config.timeout_s if asked is None else asked
+
+    @property
+    def ttl_s(self) -> float:
+        """How long it may wait in the queue, in seconds."""
+        asked = self.request.ttl_s
+        return self.jobs.config.ttl_s if asked is None else asked
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds in the queue: until it started, or until it ended without having started."""
+        until = self.started_at if self.started_at is not None else self.ended_at
+        return (until if until is not None else self.jobs.now()) - self.submitted_at
+
+    @property
+    def execution_s(self) -> float:
+        """Seconds since it started, until it ended; 0 if it never started."""
+        if self.started_at is None:
+            return 0.0
+        return (self.ended_at if self.ended_at is not None else self.jobs.now()) - self.started_at
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that remembering it costs: input, output and unread stream."""
+        made = self.output.size_bytes if self.output is not None else 0
+        return self.request.input_bytes + made + self.stream.size_bytes
+
+    @property
+    def priority(self) -> tuple[int, int]:
+        """Order in the queue, smallest first: warm-ups, normal, low; in each the order of submission."""
+        rank = 0 if self.request.is_warmup else 2 if self.request.low_priority else 1
+        return (rank, self.sequence)
+
+    def is_current(self, attempt: int) -> bool:
+        """Whether that attempt is the one that may still end the job. Readable from any thread."""
+        return attempt == self.attempt and not self.stage.ended
+
+    def finish(
+        self,
+        status: JobStatus,
+        *,
+        attempt: int | None = None,
+        output: JobOutput | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """End the job; the only way to.
+
+        Args:
+            status: one of the final states.
+            attempt: refuse the result unless this attempt is the running one; None ends whichever runs.
+            output: what it made, for COMPLETED.
+            error: one line of text, for FAILED and TIMED_OUT.
+
+        Returns:
+            Whether this call was the one that ended it.
+        """
+        assert status in ENDED, status
+        if self.ended or (attempt is not None and attempt != self.attempt):
+            return False
+        self.output, self.error, self.ended_at = output, error, self.jobs.now()
+        self.jobs.ended(self, Stage[status.name], interrupted=attempt is None)
+        self.done.set()
+        self.changed.set()
+        return True
+
+    def begin_again(self) -> None:
+        """Forget what the last attempt left; for :meth:`JobManager.retry`."""
+        self.attempt += 1
+        self.output = self.error = self.progress = self.started_at = self.ended_at = None
+        self.submitted_at, self._end_was_read = self.jobs.now(), False
+        self.stream.clear()
+        self.done.clear()
+        self.changed.clear()
+
+    def add_chunk(self, attempt: int, chunk: Any) -> None:
+        """Append one chunk to the stream; one of an attempt that is over is dropped."""
+        if self.is_current(attempt):
+            self.stream.append(chunk)
+            self.changed.set()
+
+    def set_progress(self, attempt: int, fraction: float) -> None:
+        """Note how much is done, 0 to 1; a report of an attempt that is over is dropped."""
+        if self.is_current(attempt):
+            self.progress = min(1.0, max(0.0, fraction))
+
+    def read_stream(self) -> list[Any]:
+        """Take the unread chunks.
+
+        Raises:
+            StreamEnded: it was cancelled and a reader has been told so: RunPod's Python client would ask for ever.
+        """
+        if self._end_was_read:
+            raise StreamEnded("the job was cancelled and its stream has been read to the end")
+        self._end_was_read = self.stage is Stage.CANCELLED
+        if not self.ended:
+            self.changed.clear()
+        return self.stream.drain()
+
+    def status_object(self) -> dict[str, Any]:
+        """The job as the wire shows it, without its output: whole milliseconds, never a null value."""
+        shown: dict[str, Any] = {"id": self.id, "status": self.status.value}
+        if not self.stage.waits:
+            shown["delayTime"] = _milliseconds(self.delay_s)
+        if self.ended:
+            shown["executionTime"] = _milliseconds(self.execution_s)
+        if self.started_at is not None:
+            shown["workerId"] = self.jobs.worker_id
+        if self.attempt > 1:
+            shown["retries"] = self.attempt - 1
+        if self.error is not None:
+            shown["error"] = self.error
+        elif self.status is JobStatus.IN_PROGRESS and self.progress is not None:
+            shown["output"] = {"progress": self.progress}
+        return shown
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,317 @@
+"""The jobs of one service: accepted, remembered, ended and forgotten, all in memory and all bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
+
+from aiservices.errors import Conflict, JobNotFound, QueueFull
+from aiservices.jobs.job import Job
+from aiservices.jobs.output import encode_status
+from aiservices.jobs.queue import JobQueue
+from aiservices.jobs.request import JobRequest
+from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
+from aiservices.jobs.stream import StreamBuffer
+from aiservices.logs import get_logger
+from aiservices.metrics import Metrics
+from aiservices.settings import ServiceConfig
+from aiservices.webhooks import WebhookSender
+
+QUEUE_FULL_RETRY_AFTER_S = 5.0
+
+log = get_logger(__name__)
+
+
+class JobManager:
+    """Keeps every job of one service, from acceptance until it is forgotten. Lives on the event loop.
+
+    Args:
+        config: the service's bounds and times.
+        metrics: counts what is accepted and how it ends.
+        webhooks: tells callers' servers of an end.
+        worker_id: names this process in status objects.
+    """
+
+    def __init__(self, config: ServiceConfig, metrics: Metrics, webhooks: WebhookSender, worker_id: str) -> None:
+        self.config = config
+        self.service = config.name
+        self.worker_id = worker_id
+        self.changed = asyncio.Event()
+        """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
+        self.ended_counts: dict[JobStatus, int] = dict.fromkeys(ENDED, 0)
+        self.retried_count = 0
+        self._metrics = metrics.service(config.name)
+        self._metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
+        self._webhooks = webhooks
+        self._jobs: dict[str, Job] = {}
+        self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
+        self._queue = JobQueue()
+        self._finished: OrderedDict[str, tuple[Job, int]] = OrderedDict()
+        """What has ended, oldest end first, and what each weighed then."""
+        self._finished_bytes = 0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._keys: dict[str, Job] = {}
+        self._sequence = 0
+        self._interrupted = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def now(self) -> float:
+        """Seconds of the event loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    def count(self, *stages: Stage) -> int:
+        """How many jobs are at these stages."""
+        return sum(self._counts[stage] for stage in stages)
+
+    @property
+    def waiting_count(self) -> int:
+        """Jobs IN_QUEUE."""
+        return len(self._queue)
+
+    @property
+    def running_count(self) -> int:
+        """Jobs IN_PROGRESS."""
+        return self.count(Stage.RUNNING, Stage.FINISHING)
+
+    @property
+    def live_count(self) -> int:
+        """Jobs that have not ended."""
+        return self.waiting_count + self.running_count
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Memory held by the results of ended jobs."""
+        return self._finished_bytes
+
+    # What callers do
+
+    def submit(self, request: JobRequest) -> Job:
+        """Accept a job, or return the one that the same idempotency key brought before.
+
+        Raises:
+            QueueFull: the queue's bound by count or bytes would be passed.
+            Conflict: the idempotency key was used with another request.
+        """
+        known = self._keys.get(request.idempotency_key or "")
+        if known is not None:
+            if known.request.fingerprint != request.fingerprint:
+                raise Conflict("this idempotency key was used with another input")
+            return known
+        self._check_room(request.input_bytes)
+        self._sequence += 1
+        job = Job(
+            id=str(uuid.uuid4()),
+            jobs=self,
+            request=request,
+            stream=StreamBuffer(request.stream_bytes or self.config.stream_buffer_bytes),
+            sequence=self._sequence,
+            submitted_at=self.now(),
+        )
+        self._jobs[job.id] = job
+        if request.idempotency_key is not None:
+            self._keys[request.idempotency_key] = job
+        self._counts[Stage.QUEUED] += 1
+        self._enqueue(job)
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Return a remembered job.
+
+        Raises:
+            JobNotFound: it never was, or has been forgotten.
+        """
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobNotFound(job_id) from None
+
+    def retry(self, job_id: str) -> Job:
+        """Put a FAILED or TIMED_OUT job back in the queue under its own id and input.
+
+        Raises:
+            JobNotFound: it has been forgotten.
+            Conflict: it is in another state.
+            QueueFull: there is no room.
+        """
+        job = self.get(job_id)
+        if job.status not in RETRYABLE:
+            raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
+        self._check_room(job.request.input_bytes)
+        _, size_bytes = self._finished.pop(job.id)
+        self._finished_bytes -= size_bytes
+        job.begin_again()
+        self.move(job, Stage.QUEUED)
+        self.retried_count += 1
+        self._metrics.retried()
+        self._enqueue(job)
+        return job
+
+    def purge(self) -> int:
+        """End every queued job as CANCELLED; return how many."""
+        return sum(job.finish(JobStatus.CANCELLED) for job in [*self._queue])
+
+    def fail_all(self, error: str) -> None:
+        """End every job that has not ended as FAILED with this reason."""
+        for job in [*self._live()]:
+            job.finish(JobStatus.FAILED, error=error)
+
+    def queue_position(self, job: Job) -> int:
+        """1 for the next job to be taken; 0 for one that does not wait."""
+        return 1 + self._queue.place_of(job) if job.stage.waits else 0
+
+    async def wait_idle(self) -> None:
+        """Wait until every job has ended."""
+        await self._idle.wait()
+
+    # What the pipeline does
+
+    def next_queued(self) -> Job | None:
+        """The job that is to be prepared next."""
+        return self._queue.first_queued()
+
+    def move(self, job: Job, stage: Stage) -> None:
+        """Note where a job is now."""
+        self._counts[job.stage] -= 1
+        self._counts[stage] += 1
+        job.stage = stage
+
+    def start(self, job: Job) -> None:
+        """The model takes a job; its execution time begins to count."""
+        assert job.stage.waits, job.stage
+        self._queue.remove(job)
+        self.move(job, Stage.RUNNING)
+        job.started_at = self.now()
+        self._set_timer(job, job.timeout_s)
+
+    def take_interrupted(self) -> bool:
+        """Whether a job ended in the middle of its way since the last call."""
+        interrupted, self._interrupted = self._interrupted, False
+        return interrupted
+
+    # What a job does
+
+    def ended(self, job: Job, stage: Stage, *, interrupted: bool) -> None:
+        """Enter a job's end into the books and make it known; for :meth:`Job.finish` alone.
+
+        Args:
+            job: has its output or error already.
+            stage: the final one.
+            interrupted: whether it was ended from outside, so that work on it may have to be stopped.
+        """
+        if job.stage.waits:
+            self._queue.remove(job)
+        self._interrupted |= interrupted and job.stage is not Stage.QUEUED
+        self.move(job, stage)
+        self._clear_timer(job)
+        if job.status not in RETRYABLE:
+            job.request.forget_input()
+        self.ended_counts[job.status] += 1
+        self._finished[job.id] = (job, job.size_bytes)
+        self._finished_bytes += job.size_bytes
+        if self.live_count == 0:
+            self._idle.set()
+        self._announce(job)
+        self._forget_surplus()
+        self._schedule_expiry()
+        self.changed.set()
+
+    def _announce(self, job: Job) -> None:
+        """Tell metrics, log and the caller's server."""
+        self._metrics.ended(job.status, job.delay_s, job.execution_s)
+        log.info(
+            "job.finished",
+            service=self.service,
+            job=job.id,
+            status=job.status.value,
+            delay_s=round(job.delay_s, 3),
+            execution_s=round(job.execution_s, 3),
+            error=job.error,
+        )
+        if job.request.webhook is not None:
+            size_bytes = job.output.size_bytes if job.output is not None else 0
+            encode = partial(encode_status, job.status_object(), job.output)
+            self._webhooks.send(job.request.webhook, encode, size_bytes, service=self.service, job_id=job.id)
+
+    def close(self) -> None:
+        """Stop every timer."""
+        for job in self._live():
+            self._clear_timer(job)
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _live(self) -> Iterator[Job]:
+        return (job for job in self._jobs.values() if not job.ended)
+
+    # The queue
+
+    def _check_room(self, input_bytes: int) -> None:
+        config = self.config
+        if len(self._queue) >= config.queue_size:
+            raise QueueFull(f"the queue is full ({config.queue_size} jobs)", QUEUE_FULL_RETRY_AFTER_S)
+        # One job always fits an empty queue: what it may weigh is the transport's bound.
+        if self._queue and self._queue.size_bytes + input_bytes > config.queue_bytes:
+            raise QueueFull(f"the queue is full ({config.queue_bytes} bytes of input)", QUEUE_FULL_RETRY_AFTER_S)
+
+    def _enqueue(self, job: Job) -> None:
+        self._queue.add(job)
+        self._set_timer(job, job.ttl_s)
+        self._idle.clear()
+        self._metrics.submitted()
+        self.changed.set()
+
+    # Times
+
+    def _set_timer(self, job: Job, delay_s: float) -> None:
+        self._clear_timer(job)
+        job.timer = asyncio.get_running_loop().call_later(delay_s, _time_out, job)
+
+    def _clear_timer(self, job: Job) -> None:
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+
+    # Results
+
+    def _forget_surplus(self) -> None:
+        """Hold the bounds by count and bytes; the newest result stays, however large."""
+        while len(self._finished) > max(1, self.config.keep_results) or (
+            len(self._finished) > 1 and self._finished_bytes > self.config.keep_results_bytes
+        ):
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        job_id, (job, size_bytes) = self._finished.popitem(last=False)
+        self._finished_bytes -= size_bytes
+        del self._jobs[job_id]
+        if job.request.idempotency_key is not None:
+            del self._keys[job.request.idempotency_key]
+
+    def _schedule_expiry(self) -> None:
+        """One timer for the oldest result serves all: they expire in the order in which they finished."""
+        if self._expiry is None and self._finished:
+            due_s = self._expires_at() - self.now()
+            self._expiry = asyncio.get_running_loop().call_later(max(0.0, due_s), self._expire)
+
+    def _expires_at(self) -> float:
+        oldest, _ = next(iter(self._finished.values()))
+        assert oldest.ended_at is not None
+        return oldest.ended_at + self.config.keep_results_s
+
+    def _expire(self) -> None:
+        self._expiry = None
+        while self._finished and self._expires_at() <= self.now():
+            self._forget_oldest()
+        self._schedule_expiry()
+
+
+def _time_out(job: Job) -> None:
+    if job.stage.waits:
+        error = f"not started within its time to live of {job.ttl_s:g} s"
+    else:
+        error = f"execution timed out after {job.timeout_s:g} s"
+    job.finish(JobStatus.TIMED_OUT, error=error)

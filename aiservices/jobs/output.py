@@ -1,0 +1,87 @@
+"""What a job made: JSON, and files that stay bytes until a transport writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from typing import Any
+
+import attrs
+import msgspec
+
+ON_LOOP_BYTES = 64 * 1024
+"""Encoding more than so many bytes leaves the event loop: 64 KiB of base64 take some 50 µs."""
+
+
+@attrs.frozen
+class OutputFile:
+    """A file of an output.
+
+    Attributes:
+        name: the output's field.
+        media_type: as ``audio/wav``.
+    """
+
+    name: str
+    media_type: str
+    data: bytes = attrs.field(repr=False)
+
+
+@attrs.define(eq=False)
+class JobOutput:
+    """The answer of a COMPLETED job.
+
+    Attributes:
+        fields: JSON of the answer, without its files.
+        files: the files that go along as base64; none once :meth:`encode` has put them into ``fields``.
+        size_bytes: of the whole as JSON; the memory that keeping it costs.
+    """
+
+    fields: bytes = attrs.field(repr=False)
+    files: tuple[OutputFile, ...] = ()
+    size_bytes: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.size_bytes = len(self.fields) + sum(len(file.data) * 4 // 3 + len(file.name) for file in self.files)
+
+    def file(self, name: str) -> OutputFile | None:
+        """Return a file as bytes; None if there is none of that name."""
+        return next((file for file in self.files if file.name == name), None)
+
+    async def encode(self) -> None:
+        """Turn the files into base64 in ``fields``, once; a large one off the event loop."""
+        if not self.files:
+            return
+        encoded = self.as_json() if self.size_bytes <= ON_LOOP_BYTES else await asyncio.to_thread(self.as_json)
+        self.fields, self.files = encoded, ()
+
+    def as_json(self) -> bytes:
+        """Return the whole answer, files as base64. Heavy for a large one."""
+        return _merged(self.files, self.fields) if self.files else self.fields
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer as plain values, files as base64 text. Heavy for a large one."""
+        shown: dict[str, Any] = msgspec.json.decode(self.fields)
+        return {**shown, **{file.name: _base64(file).decode() for file in self.files}}
+
+
+async def encode_status(shown: dict[str, Any], output: JobOutput | None) -> bytes:
+    """Encode a status object, with the output if there is one; a large one off the event loop."""
+    if output is None:
+        return msgspec.json.encode(shown)
+    await output.encode()
+    whole = {**shown, "output": msgspec.Raw(output.fields)}
+    if output.size_bytes <= ON_LOOP_BYTES:
+        return msgspec.json.encode(whole)
+    return await asyncio.to_thread(msgspec.json.encode, whole)
+
+
+def _merged(files: tuple[OutputFile, ...], fields: bytes) -> bytes:
+    """JSON of the fields with each file as base64 before them."""
+    members = [b'"%s":"%s"' % (file.name.encode(), _base64(file)) for file in files]
+    rest = fields[1:-1]
+    return b"{%s}" % b",".join([*members, rest] if rest else members)
+
+
+def _base64(file: OutputFile) -> bytes:
+    return binascii.b2a_base64(file.data, newline=False)

@@ -1,0 +1,48 @@
+"""The states of a job that callers see, and the stages of its way behind them."""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+
+
+class JobStatus(StrEnum):
+    """RunPod's own words for the states of a job."""
+
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+
+ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.TIMED_OUT})
+RETRYABLE = frozenset({JobStatus.FAILED, JobStatus.TIMED_OUT})
+
+
+class Stage(Enum):
+    """Where a job is: each stage shows as one status, so the two cannot disagree.
+
+    Attributes:
+        status: what callers see.
+        waits: whether the model has not taken the job yet.
+        ended: whether the job is over.
+    """
+
+    QUEUED = ("queued", JobStatus.IN_QUEUE)
+    PREPARING = ("preparing", JobStatus.IN_QUEUE)
+    STALLED = ("stalled", JobStatus.IN_QUEUE)
+    """Preparing for so long that others may prepare in its place."""
+    READY = ("ready", JobStatus.IN_QUEUE)
+    RUNNING = ("running", JobStatus.IN_PROGRESS)
+    FINISHING = ("finishing", JobStatus.IN_PROGRESS)
+    COMPLETED = ("completed", JobStatus.COMPLETED)
+    FAILED = ("failed", JobStatus.FAILED)
+    CANCELLED = ("cancelled", JobStatus.CANCELLED)
+    TIMED_OUT = ("timed out", JobStatus.TIMED_OUT)
+
+    def __init__(self, label: str, status: JobStatus) -> None:
+        self.label = label
+        self.status = status
+        self.waits = status is JobStatus.IN_QUEUE
+        self.ended = status in ENDED

@@ -1,0 +1,46 @@
+"""The device that a model is loaded on, and whether it has room."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from aiservices.errors import ServiceError
+
+
+def resolve_device(device: str) -> str:
+    """Turn ``auto`` into ``cuda`` or ``cpu``. Imports torch only where there may be a GPU. On the model's thread."""
+    if device != "auto":
+        return device
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")):
+        return "cpu"
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_memory(memory_gib: float, device: str) -> None:
+    """Make sure that the device has ``memory_gib`` free before weights go there. On the model's thread.
+
+    Raises:
+        ServiceError: it has less; says how much.
+    """
+    if memory_gib <= 0:
+        return
+    free_gib = _free_bytes(device) / 2**30
+    if free_gib < memory_gib:
+        raise ServiceError(f"it needs {memory_gib:g} GiB on {device}, where {free_gib:.1f} GiB are free (memory_gib)")
+
+
+def _free_bytes(device: str) -> float:
+    if device.startswith("cuda"):
+        free, _ = importlib.import_module("torch").cuda.mem_get_info(device)
+        return float(free)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return float("inf") if kib is None else float(kib) * 1024

@@ -1,0 +1,122 @@
+"""What a handler gave becomes a job's output; large files go to a bucket, and signed URLs stand in their place.
+
+A handler marks the fields that hold a file with :func:`aiservices.handler.output_file`. Such a field leaves the answer
+when the job brings a bucket of its own (``s3Config``) or when its base64 is longer than ``max_inline_bytes`` and a
+bucket is set; so does the whole answer when what is left is still longer. ``audio`` becomes ``audio_url``, a whole
+answer ``{"output_url": …}``. If an upload fails, its job does.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+import msgspec
+
+from aiservices.errors import FetchError, InvalidInput, JobFailed
+from aiservices.jobs import Destination, Job, JobOutput, OutputFile
+from aiservices.logs import get_logger
+from aiservices.outputs.bucket import ENDPOINT_FIELD, Guard, Uploader, callers_bucket, own_bucket
+from aiservices.outputs.encoding import encode_output, file_fields, is_small
+from aiservices.settings import OutputsConfig, S3Config
+
+log = get_logger(__name__)
+
+WHOLE = "output"
+"""Name of a whole answer that went to a bucket."""
+
+
+@attrs.frozen
+class Packed:
+    """An output of which a part has to go to a bucket first: what stays, and the files that leave."""
+
+    stays: JobOutput
+    leaves: tuple[OutputFile, ...]
+
+
+class OutputStore:
+    """Encodes outputs and stores the large ones. ``pack`` runs in any thread, the rest on the event loop.
+
+    Args:
+        config: the bucket and the bounds.
+        s3: stands in for what ``config`` leaves empty.
+        guard: of endpoints that callers name.
+    """
+
+    def __init__(self, config: OutputsConfig, s3: S3Config, guard: Guard) -> None:
+        self._config = config
+        self._own = own_bucket(config, s3)
+        self._guard = guard
+        self._uploader = Uploader(config, guard)
+
+    def check(self, destination: Destination) -> None:
+        """Refuse a caller's bucket at submission, as far as its text tells.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
+        try:
+            self._guard.check_url(destination.endpoint_url, field=ENDPOINT_FIELD)
+        except FetchError as error:
+            raise InvalidInput(error.field, error.reason) from None
+
+    def is_light(self, output: Any, destination: Destination | None) -> bool:
+        """Whether :meth:`pack` takes microseconds, so that it need not leave the event loop."""
+        return destination is None and not file_fields(type(output)) and is_small(output)
+
+    def pack(self, output: Any, destination: Destination | None) -> JobOutput | Packed:
+        """Encode an output; take out what has to go to a bucket. Heavy but for a light one: runs in the pool.
+
+        Args:
+            output: as the handler gave it.
+            destination: the job's own bucket.
+
+        Raises:
+            JobFailed: it is larger than ``max_output_bytes`` and does not go to a bucket.
+        """
+        made = encode_output(output)
+        if destination is None and self._own is None:
+            return self._bounded(made)
+        longest = 0 if destination else self._config.max_inline_bytes
+        leaves = tuple(file for file in made.files if len(file.data) * 4 // 3 > longest)
+        stays = JobOutput(made.fields, tuple(file for file in made.files if file not in leaves))
+        if stays.size_bytes > self._config.max_inline_bytes:
+            whole = OutputFile(WHOLE, "application/json", stays.as_json())
+            stays, leaves = JobOutput(b"{}"), (*leaves, whole)
+        return Packed(stays, leaves) if leaves else stays
+
+    async def store(self, packed: Packed, job: Job) -> JobOutput:
+        """Upload the files; return the answer with their URLs.
+
+        Raises:
+            JobFailed: an upload failed; says why, without any secret.
+        """
+        destination = job.request.destination
+        bucket = callers_bucket(destination) if destination else self._own
+        assert bucket is not None
+        folder = "/".join(filter(None, (bucket.prefix.strip("/"), job.service, job.id)))
+        began = time.monotonic()
+        try:
+            urls = await self._uploader.upload(bucket, folder, packed.leaves)
+        except Exception as error:
+            reason = self._uploader.in_words(error)
+            log.warning("output.not_stored", service=job.service, job=job.id, bucket=bucket.name, reason=reason)
+            raise JobFailed(f"the output could not be stored in the bucket {bucket.name!r}: {reason}") from None
+        size, seconds = sum(len(file.data) for file in packed.leaves), round(time.monotonic() - began, 3)
+        log.info("output.stored", service=job.service, job=job.id, bytes=size, seconds=seconds)
+        fields = msgspec.json.encode({**msgspec.json.decode(packed.stays.fields), **urls})
+        return JobOutput(fields, packed.stays.files)
+
+    def close(self) -> None:
+        """Stop what still uploads."""
+        self._uploader.close()
+
+    def _bounded(self, made: JobOutput) -> JobOutput:
+        limit = self._config.max_output_bytes
+        if made.size_bytes > limit:
+            raise JobFailed(
+                f"the output has {made.size_bytes} bytes, more than the {limit} of max_output_bytes; a bucket takes it"
+                " (s3Config of the job, or [outputs] bucket)"
+            )
+        return made

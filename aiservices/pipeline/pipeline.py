@@ -1,0 +1,269 @@
+"""The way of every job of one service, as one loop: the queue, preparing, rows on the model, finishing.
+
+::
+
+    QUEUED -> PREPARING -> READY -> RUNNING -> FINISHING -> ended
+              preprocess            the model   postprocess, upload
+
+One task runs :meth:`Pipeline.run`; it wakes when a job is queued or ends (:attr:`JobManager.changed`) or the model's
+thread reports, and moves whatever can move. At most ``prefetch`` jobs are prepared ahead of the model, so memory is
+bounded and priority still counts; one that takes long to prepare gives its place to the next (STALLED).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Coroutine
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+import attrs
+import msgspec
+
+from aiservices.errors import JobFailed
+from aiservices.fetch import Fetcher
+from aiservices.handler import Handler, Task
+from aiservices.jobs import Destination, Job, JobManager, JobOutput, JobStatus, Stage
+from aiservices.metrics import ServiceMetrics
+from aiservices.model import ModelThread
+from aiservices.outputs import OutputStore, Packed
+from aiservices.pipeline.calls import LoopCalls
+from aiservices.pipeline.model_rows import ModelRows
+from aiservices.pipeline.row import Row, Surroundings
+from aiservices.settings import ServiceConfig
+
+STALLED_AFTER_S = 1.0
+"""A job that prepares for longer gives its place among ``prefetch`` to another."""
+
+STALLED_PER_PLACE = 4
+"""How many jobs may be STALLED, for each place of ``prefetch``."""
+
+WARMED_UP = msgspec.json.encode({"state": "READY"})
+
+
+@attrs.frozen(kw_only=True)
+class Tools:
+    """What a pipeline works with.
+
+    Attributes:
+        fetcher: guarded download.
+        outputs: encodes what a handler gave, large files by way of a bucket.
+        pool: threads for preprocessing and postprocessing.
+    """
+
+    fetcher: Fetcher
+    outputs: OutputStore
+    pool: Executor
+
+
+class Pipeline:
+    """Leads every job of one service from the queue to its end, while its model is loaded. Lives on the event loop.
+
+    Args:
+        handler: the service's handler.
+        config: bounds of batch, prefetch and times.
+        jobs: where every job is.
+        thread: the model's.
+        tools: what it works with.
+        metrics: of the service.
+    """
+
+    def __init__(
+        self,
+        handler: Handler[Any, Any],
+        config: ServiceConfig,
+        jobs: JobManager,
+        thread: ModelThread,
+        tools: Tools,
+        metrics: ServiceMetrics,
+    ) -> None:
+        self._handler = handler
+        self._config = config
+        self._jobs = jobs
+        self._outputs = tools.outputs
+        self._calls = LoopCalls()
+        self._surroundings = Surroundings(fetcher=tools.fetcher, pool=tools.pool, calls=self._calls)
+        self._on_model = ModelRows(handler, config, jobs, thread, self._calls, metrics)
+        self._prepares = type(handler).preprocess is not Handler.preprocess
+        self._shapes = type(handler).postprocess is not Handler.postprocess
+        self._prefetch = max(config.prefetch, config.max_batch_size)  # or no batch could ever fill
+        self._ready: list[Row] = []
+        self._at_work: set[Row] = set()
+        """Rows that are being prepared or finished."""
+        self._companions_until: float | None = None
+        self._running = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is on the model, being prepared or being finished."""
+        return not self._on_model and not self._at_work
+
+    async def run(self) -> None:
+        """Move jobs along until cancelled.
+
+        Raises:
+            ModelBroken: the device is beyond repair, or the model's thread hangs.
+        """
+        self._calls.bind()
+        self._running = True
+        try:
+            while True:
+                self._let_go()
+                self._settle()
+                self._begin_preparing()
+                self._fill_model()
+                await self._jobs.changed.wait()
+                self._jobs.changed.clear()
+        finally:
+            self._running = False
+            await self._stop()
+
+    async def _stop(self) -> None:
+        """Stop preparing and finishing, and forget every row."""
+        works = [row.work for row in self._at_work if row.work is not None]
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        self._on_model.forget()
+        self._ready.clear()
+
+    def _let_go(self) -> None:
+        """Stop what is being done for jobs that have ended meanwhile."""
+        if not self._jobs.take_interrupted():
+            return
+        for row in self._at_work:
+            if not row.current and row.work is not None:
+                row.work.cancel()
+        self._ready = [row for row in self._ready if row.current]
+        heapq.heapify(self._ready)
+        self._on_model.let_go()
+
+    # Preparing
+
+    def _begin_preparing(self) -> None:
+        """Take jobs out of the queue as far as there are places ahead of the model."""
+        places = self._prefetch if self._prepares else self._room()
+        while (job := self._jobs.next_queued()) is not None:
+            if job.request.is_warmup:
+                self._jobs.start(job)
+                job.finish(JobStatus.COMPLETED, attempt=job.attempt, output=JobOutput(WARMED_UP))
+            elif self._jobs.count(Stage.PREPARING, Stage.READY) < places:
+                self._begin_job(job)
+            else:
+                return
+
+    def _begin_job(self, job: Job) -> None:
+        row = Row(job, self._surroundings)
+        if self._prepares:
+            self._jobs.move(job, Stage.PREPARING)
+            self._begin_work(row, self._prepare(row))
+        else:
+            self._make_ready(row, job.request.input)
+
+    def _make_ready(self, row: Row, item: Any) -> None:
+        row.task = Task(item, row)
+        self._jobs.move(row.job, Stage.READY)
+        heapq.heappush(self._ready, row)
+
+    async def _prepare(self, row: Row) -> None:
+        limit_s = self._config.prepare_timeout_s
+        stall = asyncio.get_running_loop().call_later(STALLED_AFTER_S, self._stall, row)
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                item = await self._handler.preprocess(row.job.request.input, row)
+        except TimeoutError:
+            if limit.expired():
+                raise JobFailed(f"preparing the input took longer than {limit_s:g} s") from None
+            raise
+        finally:
+            stall.cancel()
+        if row.current:
+            self._make_ready(row, item)
+
+    def _stall(self, row: Row) -> None:
+        """Let another job prepare in the place of one that takes long."""
+        if row.current and self._jobs.count(Stage.STALLED) < STALLED_PER_PLACE * self._prefetch:
+            self._jobs.move(row.job, Stage.STALLED)
+            self._jobs.changed.set()
+
+    # The model
+
+    def _fill_model(self) -> None:
+        """Hand ready rows to the model as far as it has room, best first."""
+        if self._awaits_companions():
+            return
+        rows = [heapq.heappop(self._ready) for _ in range(min(self._room(), len(self._ready)))]
+        if rows:
+            for row in rows:
+                self._jobs.start(row.job)
+            self._on_model.join(rows)
+            self._begin_preparing()
+
+    def _room(self) -> int:
+        """How many rows may join now; a slow end must not pile up results."""
+        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING))
+
+    def _awaits_companions(self) -> bool:
+        """Whether an idle model waits for more, up to ``batch_wait_s`` after the first."""
+        wait_s, ready = self._config.batch_wait_s, len(self._ready)
+        if wait_s == 0 or ready == 0 or ready >= self._on_model.limit or self._on_model:
+            self._companions_until = None
+            return False
+        if self._companions_until is None:
+            self._companions_until = self._jobs.now() + wait_s
+            asyncio.get_running_loop().call_at(self._companions_until, self._jobs.changed.set)
+        return self._jobs.now() < self._companions_until
+
+    # Finishing
+
+    def _settle(self) -> None:
+        """End or finish the rows that the model has answered."""
+        for row, result in self._on_model.results():
+            if not row.current:
+                continue
+            if isinstance(result, Exception):
+                row.fail(result)
+            elif not self._shapes and self._outputs.is_light(result, row.job.request.destination):
+                self._complete(row, result)
+            else:
+                self._jobs.move(row.job, Stage.FINISHING)
+                self._begin_work(row, self._finish(row, result))
+
+    def _complete(self, row: Row, result: Any) -> None:
+        """End a row whose result is its output and takes no time to encode."""
+        try:
+            output = self._outputs.pack(result, None)
+        except Exception as error:
+            row.fail(error)
+        else:
+            assert isinstance(output, JobOutput)  # nothing of a light output goes to a bucket
+            row.complete(output)
+
+    async def _finish(self, row: Row, result: Any) -> None:
+        output = await row.run_in_pool(self._shape, result, row.job.request.destination)
+        if isinstance(output, Packed):
+            output = await self._outputs.store(output, row.job)
+        row.complete(output)
+
+    def _shape(self, result: Any, destination: Destination | None) -> JobOutput | Packed:
+        return self._outputs.pack(self._handler.postprocess(result), destination)
+
+    # Work beside the loop
+
+    def _begin_work(self, row: Row, work: Coroutine[Any, Any, None]) -> None:
+        row.work = asyncio.get_running_loop().create_task(work)
+        self._at_work.add(row)
+        row.work.add_done_callback(partial(self._end_work, row))
+
+    def _end_work(self, row: Row, work: asyncio.Task[None]) -> None:
+        """Fail the row with whatever its work raised, a library's own cancellation included."""
+        row.work = None
+        self._at_work.discard(row)
+        if work.cancelled():
+            if self._running:  # ours came after the job's end, so this ends it only if a library cancelled itself
+                row.fail(JobFailed("preparing or finishing it was interrupted"))
+        elif isinstance(error := work.exception(), Exception):
+            row.fail(error)
+        self._jobs.changed.set()

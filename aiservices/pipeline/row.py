@@ -1,0 +1,111 @@
+"""One attempt at one job on its way through the pipeline, and what its handler sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+import attrs
+import msgspec
+
+from aiservices.errors import ServiceError
+from aiservices.fetch import Fetcher
+from aiservices.handler import MediaKind, Task
+from aiservices.jobs import Job, JobOutput, JobStatus
+from aiservices.logs import get_logger
+from aiservices.pipeline.calls import LoopCalls
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What a row offers its handler.
+
+    Attributes:
+        fetcher: guarded download.
+        pool: threads for preprocessing and postprocessing.
+        calls: reports from any thread.
+    """
+
+    fetcher: Fetcher
+    pool: Executor
+    calls: LoopCalls
+
+
+class Row:
+    """One attempt at one job; also the :class:`~aiservices.handler.Context` that its handler sees.
+
+    Args:
+        job: its attempt of now.
+        surroundings: what the handler may use.
+    """
+
+    __slots__ = ("_surroundings", "attempt", "job", "leaving", "task", "work")
+
+    def __init__(self, job: Job, surroundings: Surroundings) -> None:
+        self.job = job
+        self.attempt = job.attempt
+        self.task: Task[Any] | None = None
+        """What the handler's model gets, once it is prepared."""
+        self.work: asyncio.Task[None] | None = None
+        """Preparing or finishing that is under way."""
+        self.leaving = False
+        """Whether the model's thread was told to let go of it."""
+        self._surroundings = surroundings
+
+    def __lt__(self, other: Row) -> bool:
+        return self.job.priority < other.job.priority
+
+    @property
+    def current(self) -> bool:
+        """Whether this attempt may still end its job."""
+        return self.job.is_current(self.attempt)
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.job.id
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job has ended meanwhile."""
+        return not self.job.is_current(self.attempt)
+
+    def progress(self, fraction: float) -> None:
+        """Report how much is done, 0 to 1."""
+        self._surroundings.calls.post(partial(self.job.set_progress, self.attempt, fraction))
+
+    def emit(self, chunk: Any) -> None:
+        """Add one chunk to the job's stream."""
+        plain = chunk if isinstance(chunk, str) else msgspec.to_builtins(chunk, builtin_types=(bytes,), str_keys=True)
+        self._surroundings.calls.post(partial(self.job.add_chunk, self.attempt, plain))
+
+    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+        """Download a URL that the caller gave, through the guard."""
+        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes)
+
+    async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run CPU-heavy work in the pool."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._surroundings.pool, partial(function, *args, **kwargs))
+
+    def complete(self, output: JobOutput) -> None:
+        """End the job as COMPLETED, unless something else already ended it."""
+        self.job.finish(JobStatus.COMPLETED, attempt=self.attempt, output=output)
+
+    def fail(self, error: Exception) -> None:
+        """End the job as FAILED with a text its caller may read; log whole what is unexpected."""
+        if isinstance(error, ServiceError):
+            text = str(error)
+        else:
+            text = f"internal error (job {self.job.id})"
+            if self.current:
+                log.error("job.failed_unexpectedly", service=self.job.service, job=self.job.id, exc_info=error)
+        self.job.finish(JobStatus.FAILED, attempt=self.attempt, error=text)
