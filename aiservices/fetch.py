@@ -81,8 +81,10 @@ class Fetcher:
         self._config = config
         self._pool = pool
         self._allowed = AllowList.parse(config.allow_hosts)
-        self._resolver = resolver
-        self._own_resolver: AbstractResolver | None = None
+        # Made here, not by who asks first: other clients ask on threads of their own. It has no thread until then.
+        self._resolver = resolver or _SystemResolver(config.max_concurrency)
+        self._owns_resolver = resolver is None
+        self._closed = False
         self._tls = tls
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._session: aiohttp.ClientSession | None = None
@@ -91,14 +93,12 @@ class Fetcher:
         """Open the client. Calling it again does nothing."""
         if self._session is not None:
             return
-        if self._resolver is None:
-            # The slots bound the lookups too: one thread for each, so that slow DNS servers starve no one else.
-            self._own_resolver = _SystemResolver(max_threads=self._config.max_concurrency)
-        lookup = self._resolver or self._own_resolver
-        assert lookup is not None
+        if self._closed and self._owns_resolver:
+            self._resolver = _SystemResolver(self._config.max_concurrency)
+        self._closed = False
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_GuardedResolver(lookup, self._allowed),
+                resolver=self.guarded_resolver(),
                 use_dns_cache=False,
                 force_close=True,
                 limit=0,
@@ -113,13 +113,13 @@ class Fetcher:
         )
 
     async def close(self) -> None:
-        """Close the client; downloads that still run end as failed. Calling it again does nothing."""
+        """Close the client and the lookup; what still runs ends as failed. Calling it again does nothing."""
+        self._closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-        resolver, self._own_resolver = self._own_resolver, None
-        if resolver is not None:
-            await resolver.close()
+        if self._owns_resolver:
+            await self._resolver.close()
 
     def check_url(self, url: str, *, field: str) -> None:
         """Refuse what can be refused without asking the network, for an answer at submission. ``data:`` is refused too.
@@ -138,10 +138,10 @@ class Fetcher:
     def guarded_resolver(self) -> AbstractResolver:
         """Return a resolver for other clients of strangers' hosts: it gives public addresses, or those allowed, only.
 
-        It never sees a host that is a literal address: who uses it calls :meth:`check_url` too. The caller closes it.
+        It never sees a host that is a literal address: who uses it calls :meth:`check_url` too. It shares the lookup of
+        this fetcher and ends with it, works on any loop and before :meth:`start`; closing it leaves nothing behind.
         """
-        lookup = self._resolver or _SystemResolver(max_threads=self._config.max_concurrency)
-        return _GuardedResolver(lookup, self._allowed)
+        return _GuardedResolver(self._resolver, self._allowed)
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download an ``http``, ``https`` or ``data:`` URL and make sure by its bytes that it is of the kind.
@@ -533,7 +533,10 @@ class _SystemResolver(AbstractResolver):
         lookup = functools.partial(
             socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(self._threads, lookup)
+        except RuntimeError:
+            raise OSError("the resolver is closed") from None
         return [
             {
                 "hostname": host,
@@ -543,7 +546,7 @@ class _SystemResolver(AbstractResolver):
                 "proto": proto,
                 "flags": socket.AI_NUMERICHOST,
             }
-            for found_family, _, proto, _, sockaddr in found
+            for found_family, _, proto, _, sockaddr in await answer
         ]
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from aiservices.config import FetchConfig
 from aiservices.errors import ConfigError, FetchError
 from aiservices.fetch import AllowList, Fetcher, Refused, host_of, is_public, sniff
 from aiservices.handler import MediaKind
+from aiservices.loops import LoopThread
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 WAV = b"RIFF\x24\0\0\0WAVEfmt " + bytes(200)
@@ -479,6 +481,86 @@ async def test_the_systems_own_resolver_is_guarded_too(serve: Serve) -> None:
         assert await fetcher.fetch(str(url), field="$.image_url", kind="image") == PNG
     finally:
         await fetcher.close()
+
+
+def dns_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("fetch-dns")}
+
+
+@pytest.fixture
+async def system_fetcher() -> AsyncIterator[Fetcher]:
+    """A fetcher that asks the system, in two threads, and is not started; ``localhost`` is allowed."""
+    fetcher = Fetcher(attrs.evolve(LOOPBACK, allow_hosts=("localhost",), max_concurrency=2))
+    yield fetcher
+    await fetcher.close()
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_other_clients_share_the_fetchers_lookup_and_leave_nothing_behind(
+    system_fetcher: Fetcher, started: bool
+) -> None:
+    before = dns_threads()
+    if started:
+        await system_fetcher.start()
+    resolvers = []
+    for _ in range(4):
+        resolvers.append(system_fetcher.guarded_resolver())
+        assert await resolvers[-1].resolve("localhost", 80)
+        await resolvers[-1].close()
+    threads = dns_threads() - before
+    assert 0 < len(threads) <= 2, "the threads of one pool"
+    await system_fetcher.close()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 5)
+        assert not thread.is_alive()
+
+
+async def test_closing_one_clients_resolver_leaves_the_lookup_to_the_others(serve: Serve) -> None:
+    url = (await serve(answering(PNG))).with_host("localhost")
+    fetcher = Fetcher(attrs.evolve(LOOPBACK, allow_hosts=("localhost",)))
+    await fetcher.start()
+    try:
+        resolver, other = fetcher.guarded_resolver(), fetcher.guarded_resolver()
+        await resolver.close()
+        assert await other.resolve("localhost", 80)
+        assert await fetcher.fetch(str(url), field="$.image_url", kind="image") == PNG
+    finally:
+        await fetcher.close()
+
+
+async def test_a_guarded_resolver_works_on_another_loop_at_the_same_time(system_fetcher: Fetcher) -> None:
+    async def look_up() -> list[ResolveResult]:
+        resolver = system_fetcher.guarded_resolver()
+        try:
+            return await resolver.resolve("localhost", 80, socket.AF_INET)
+        finally:
+            await resolver.close()
+
+    other = LoopThread("other")
+    try:
+        found = await asyncio.gather(look_up(), other.run(look_up()), look_up(), other.run(look_up()))
+    finally:
+        other.close()
+    assert [[one["host"] for one in each] for each in found] == [["127.0.0.1"]] * 4
+
+
+async def test_a_guarded_resolver_refuses_what_the_fetcher_refuses() -> None:
+    async with fetching(names=Names({"inside.test": [["10.0.0.1"]]})) as fetcher:
+        resolver = fetcher.guarded_resolver()
+        with pytest.raises(Exception, match="resolves to a private address"):
+            await resolver.resolve("inside.test", 80)
+        await resolver.close()
+
+
+async def test_a_lookup_after_the_fetcher_closed_fails_as_a_lookup(system_fetcher: Fetcher) -> None:
+    await system_fetcher.start()
+    resolver = system_fetcher.guarded_resolver()
+    await system_fetcher.close()
+    before = dns_threads()
+    for late in (resolver, system_fetcher.guarded_resolver()):
+        with pytest.raises(OSError, match="closed"):
+            await late.resolve("localhost", 80)
+    assert not dns_threads() - before
 
 
 async def test_no_proxy_of_the_environment_is_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
