@@ -32,7 +32,9 @@ from yarl import URL
 
 from aiservices.config import FetchConfig
 from aiservices.errors import ConfigError, FetchError
-from aiservices.fetch import AllowList, Fetcher, Refused, host_of, is_public, sniff
+from aiservices.fetch import Fetcher, Refused, host_of
+from aiservices.fetch.addresses import AllowList, is_public
+from aiservices.fetch.media_type import sniff
 from aiservices.handler import MediaKind
 from aiservices.loops import LoopThread
 
