@@ -1,0 +1,42 @@
+"""The body of an answer, read within its bounds."""
+
+from __future__ import annotations
+
+import io
+
+import aiohttp
+
+from aiservices.fetch.media_type import SNIFF_BYTES, check_kind
+from aiservices.fetch.refusal import Failure, too_large
+from aiservices.handler import MediaKind
+
+_CHUNK_BYTES = 64 * 1024
+
+
+async def read_body(response: aiohttp.ClientResponse, kind: MediaKind, limit_bytes: int) -> bytes:
+    """Read the body of an answer with status 200; stop as soon as it is too large or of another kind.
+
+    Args:
+        response: still unread, and not to be decompressed by the client.
+        kind: what the first bytes have to tell.
+        limit_bytes: of the whole body.
+
+    Raises:
+        Failure: status, encoding, size or kind.
+    """
+    if response.status != 200:
+        raise Failure(f"answered {response.status}")
+    if any(value.strip().lower() not in ("", "identity") for value in response.headers.getall("Content-Encoding", ())):
+        raise Failure("is sent with a Content-Encoding, though none was asked for")
+    if (response.content_length or 0) > limit_bytes:
+        raise too_large(limit_bytes)
+    body = io.BytesIO()  # a list of chunks would let one-byte chunks cost forty times their size
+    judged = False
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        body.write(chunk)
+        if body.tell() > limit_bytes:
+            raise too_large(limit_bytes)
+        if not judged and body.tell() >= SNIFF_BYTES:
+            check_kind(body.getvalue(), kind)
+            judged = True
+    return body.getvalue()

@@ -1,0 +1,188 @@
+"""The fetcher: one guarded client for every URL that a caller gave."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from aiservices.config import FetchConfig
+from aiservices.fetch.addresses import AllowList
+from aiservices.fetch.body import read_body
+from aiservices.fetch.client import guarded_connector, request, untrusting_session
+from aiservices.fetch.data_url import decode_data_url
+from aiservices.fetch.media_type import check_kind
+from aiservices.fetch.refusal import Failure, in_words, time_limit
+from aiservices.fetch.resolver import GuardedResolver, SystemResolver
+from aiservices.fetch.url import check_url, host_of, next_url
+from aiservices.handler import MediaKind
+from aiservices.logs import get_logger
+
+log = get_logger(__name__)
+
+_DECODE_ON_LOOP_CHARS = 64 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Fetcher:
+    """Downloads callers' URLs through the guard. One per process; ``start`` and ``close`` run on the loop.
+
+    Args:
+        config: bounds, and the hosts that may be private.
+        pool: decodes large ``data:`` URLs; None takes the loop's own pool.
+        resolver: looks names up, without any check; None asks the system, in threads of its own. The caller closes it.
+        tls: whom to trust; None takes the system's roots.
+    """
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        *,
+        pool: Executor | None = None,
+        resolver: AbstractResolver | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._allowed = AllowList.parse(config.allow_hosts)
+        # Made here, not by who asks first: other clients ask on threads of their own. It has no thread until then.
+        self._resolver = resolver or SystemResolver(config.max_concurrency)
+        self._owns_resolver = resolver is None
+        self._closed = False
+        self._tls = tls
+        self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the client. Calling it again does nothing."""
+        if self._session is not None:
+            return
+        if self._closed and self._owns_resolver:
+            self._resolver = SystemResolver(self._config.max_concurrency)
+        self._closed = False
+        self._session = untrusting_session(
+            guarded_connector(self._resolver, self._allowed, tls=self._tls),
+            connect_timeout_s=self._config.connect_timeout_s,
+            user_agent=self._config.user_agent,
+        )
+
+    async def close(self) -> None:
+        """Close the client and the lookup; what still runs ends as failed. Calling it again does nothing."""
+        self._closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+        if self._owns_resolver:
+            await self._resolver.close()
+
+    def check_url(self, url: str, *, field: str) -> None:
+        """Refuse what can be refused without asking the network, for an answer at submission. ``data:`` is refused too.
+
+        Raises:
+            Refused: scheme, form, user name, or a literal address (or ``localhost``) that is not public.
+        """
+        try:
+            check_url(url, self._allowed)
+        except Failure as error:
+            failure = error
+        else:
+            return
+        raise failure.as_error(field)
+
+    def guarded_resolver(self) -> AbstractResolver:
+        """Return a resolver for other clients of caller-named hosts; it gives public addresses, or those allowed, only.
+
+        It never sees a host that is a literal address: who uses it calls :meth:`check_url` too. It shares the lookup of
+        this fetcher and ends with it, works on any loop and before :meth:`start`; closing it leaves nothing behind.
+        """
+        return GuardedResolver(self._resolver, self._allowed)
+
+    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+        """Download an ``http``, ``https`` or ``data:`` URL and make sure by its bytes that it is of the kind.
+
+        The time begins when one of ``max_concurrency`` slots is free; the wait for a slot ends with the job that waits.
+
+        Args:
+            url: as the caller gave it.
+            field: JSON path of the input field, for messages, as ``$.image_url``.
+            kind: what the bytes have to be.
+            max_bytes: a bound below the configured one.
+
+        Raises:
+            FetchError: whatever went wrong, in one line; :class:`Refused` where the guard forbids it.
+        """
+        limit_bytes = self._config.max_bytes if max_bytes is None else min(max_bytes, self._config.max_bytes)
+        started_s = time.monotonic()
+        try:
+            data = await self._get(url, kind, limit_bytes)
+            check_kind(data, kind)
+        except Failure as error:
+            failure = error
+        else:
+            seconds = round(time.monotonic() - started_s, 3)
+            log.debug("fetch.done", host=host_of(url), bytes=len(data), seconds=seconds)
+            return data
+        # Raised out here, the error carries no exception of the client along, whose text holds the whole URL.
+        log.info(failure.event, host=host_of(url), reason=failure.reason)
+        raise failure.as_error(field)
+
+    async def post_json(
+        self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str = "$.webhook"
+    ) -> int:
+        """POST a JSON body through the same guard. Redirects are not followed and the answer's body is not read.
+
+        Takes no slot: who sends many at a time has to bound that.
+
+        Args:
+            url: as the caller gave it.
+            body: encoded JSON.
+            headers: sent beside ``Content-Type``.
+            timeout_s: for all of it.
+            field: JSON path for messages.
+
+        Returns:
+            The HTTP status.
+
+        Raises:
+            FetchError: the answer did not come; :class:`Refused` where the guard forbids the URL.
+        """
+        try:
+            async with time_limit(timeout_s):
+                with in_words():
+                    target = check_url(url, self._allowed)
+                    sent = {"Content-Type": "application/json", **headers}
+                    async with request(self._running_session(), "POST", target, headers=sent, data=body) as response:
+                        return response.status
+        except Failure as error:
+            failure = error
+        raise failure.as_error(field)
+
+    async def _get(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:
+        if url[:5].lower() == "data:":
+            if len(url) <= _DECODE_ON_LOOP_CHARS:
+                return decode_data_url(url, limit_bytes)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, decode_data_url, url, limit_bytes)
+        async with self._slots, time_limit(self._config.timeout_s):
+            return await self._download(url, kind, limit_bytes)
+
+    async def _download(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:
+        """Follow the redirects by hand: each hop passes the whole guard."""
+        for hop in range(self._config.max_redirects + 1):
+            with in_words("redirects to a URL that " if hop else ""):
+                target = check_url(url, self._allowed)
+                async with request(self._running_session(), "GET", target) as response:
+                    if response.status not in _REDIRECTS:
+                        return await read_body(response, kind, limit_bytes)
+                    location = response.headers.get("Location")
+            url = next_url(target, response.status, location)
+        raise Failure(f"redirects more than {self._config.max_redirects} times")
+
+    def _running_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise Failure("could not be fetched: the downloader is not running")
+        return self._session
