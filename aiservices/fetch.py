@@ -39,10 +39,10 @@ import attrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from aiservices.config import FetchConfig
 from aiservices.errors import ConfigError, FetchError
 from aiservices.handler import MediaKind
 from aiservices.logs import get_logger
+from aiservices.settings import FetchConfig
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network

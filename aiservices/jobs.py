@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import attrs
 import msgspec
 
-from aiservices.config import ServiceConfig
 from aiservices.errors import Conflict, JobNotFound, QueueFull
 from aiservices.job import ENDED, RETRYABLE, Destination, Job, JobStatus, Policy, StreamBuffer
+from aiservices.settings import ServiceConfig
 
 QUEUE_FULL_RETRY_AFTER_S = 5.0
 

@@ -27,11 +27,11 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import attrs
 import msgspec
 
-from aiservices.config import ServiceConfig
 from aiservices.errors import JobFailed, ModelBroken, OutOfMemory, ServiceError
 from aiservices.handler import BatchHandler, Handler, MediaKind, StepHandler, Task
 from aiservices.job import Destination, Job, JobStatus, Packed
 from aiservices.logs import get_logger
+from aiservices.settings import ServiceConfig
 
 T = TypeVar("T")
 P = ParamSpec("P")

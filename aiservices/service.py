@@ -25,7 +25,6 @@ from typing import Any
 import attrs
 import msgspec
 
-from aiservices.config import ServiceConfig
 from aiservices.errors import InvalidInput, ServiceError, Unavailable
 from aiservices.executor import ModelExecutor, free_memory
 from aiservices.fetch import Fetcher
@@ -36,6 +35,7 @@ from aiservices.jobs import JobManager, Submission, fingerprint
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
 from aiservices.scheduler import House, make_scheduler
+from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore, OutputStore, Progress
 from aiservices.webhooks import WebhookSender
 

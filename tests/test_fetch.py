@@ -29,10 +29,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from yarl import URL
 
-from aiservices.config import FetchConfig
 from aiservices.errors import ConfigError, FetchError
 from aiservices.fetch import AllowList, Fetcher, Refused, host_of, is_public, sniff
 from aiservices.handler import MediaKind
+from aiservices.settings import FetchConfig
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 WAV = b"RIFF\x24\0\0\0WAVEfmt " + bytes(200)

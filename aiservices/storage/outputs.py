@@ -27,12 +27,12 @@ import msgspec
 from aiohttp.abc import AbstractResolver
 from msgspec import Meta
 
-from aiservices.config import OutputsConfig, S3Config
 from aiservices.errors import FetchError, InvalidInput, JobFailed, ServiceError
 from aiservices.handler import FILE_MARK
 from aiservices.job import Destination, Job, OutputFile, Packed
 from aiservices.logs import get_logger
 from aiservices.loops import LoopThread
+from aiservices.settings import OutputsConfig, S3Config
 
 log = get_logger(__name__)
 
