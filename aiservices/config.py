@@ -1,8 +1,8 @@
-"""Settings: ``services.toml``, one profile of it, and what the environment overrides.
+"""Reads the settings: ``services.toml``, one profile of it, and what the environment overrides.
 
 The file has the tables ``[server]``, ``[fetch]``, ``[webhook]``, ``[s3]``, ``[outputs]``, ``[services.NAME]`` and
-``[profiles.NAME.services]``. A profile names the services that run and may override any of their settings. Every
-setting has one name with its unit, here; anything unknown is an error that suggests the nearest right word.
+``[profiles.NAME.services]``. A profile names the services that run and may override any of their settings. What can
+stand in a table is in ``aiservices.settings``; anything else is an error that suggests the nearest right word.
 """
 
 from __future__ import annotations
@@ -12,147 +12,26 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import attrs
 import msgspec
-from msgspec import Meta
 
 from aiservices.errors import ConfigError, nearest
+from aiservices.settings import (
+    Config,
+    FetchConfig,
+    OutputsConfig,
+    S3Config,
+    ServerConfig,
+    ServiceConfig,
+    WebhookConfig,
+)
 
 DEFAULT_PATH = Path("services.toml")
 ENV_PREFIX = "AISERVICES_"
 
 T = TypeVar("T")
-
-Positive = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
-PositiveSeconds = Annotated[float, Meta(gt=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-
-
-@attrs.frozen(kw_only=True)
-class ServerConfig:
-    """``[server]``: the process and its HTTP side."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8001
-    profile: str = "demo"
-    api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = attrs.field(default=(), repr=False)
-    grace_s: Seconds = 30.0
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "json", "console"] = "auto"
-    max_run_body_bytes: Positive = 10 * 1024 * 1024
-    max_runsync_body_bytes: Positive = 20 * 1024 * 1024
-    model_dir: Path = Path("models")
-    cache_gib: Seconds = 0.0
-    pool_threads: Positive = 2
-
-
-@attrs.frozen(kw_only=True)
-class FetchConfig:
-    """``[fetch]``: bounds of the guarded download of URLs that callers give."""
-
-    max_bytes: Positive = 25 * 1024 * 1024
-    timeout_s: PositiveSeconds = 20.0
-    connect_timeout_s: PositiveSeconds = 5.0
-    max_redirects: Count = 3
-    max_concurrency: Positive = 32
-    allow_hosts: tuple[str, ...] = ()
-    user_agent: str = "aiservices"
-
-
-@attrs.frozen(kw_only=True)
-class WebhookConfig:
-    """``[webhook]``: the POST of the status object when a job ends."""
-
-    timeout_s: PositiveSeconds = 10.0
-    attempts: Positive = 3
-    retry_wait_s: Seconds = 10.0
-    max_pending: Positive = 1000
-    secret: str = attrs.field(default="", repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class S3Config:
-    """``[s3]``: where models (and large outputs) lie. Empty values leave the choice to the AWS defaults."""
-
-    endpoint_url: str = ""
-    region: str = ""
-    access_key_id: str = attrs.field(default="", repr=False)
-    secret_access_key: str = attrs.field(default="", repr=False)
-    session_token: str = attrs.field(default="", repr=False)
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    max_concurrency: Positive = 8
-    part_mib: Positive = 16
-    attempts: Positive = 6
-    retry_wait_s: Seconds = 0.5
-    connect_timeout_s: PositiveSeconds = 10.0
-    read_timeout_s: PositiveSeconds = 30.0
-
-
-@attrs.frozen(kw_only=True)
-class OutputsConfig:
-    """``[outputs]``: the bucket that large outputs go to; empty: they stay in the answer, but for a job's own bucket.
-
-    Empty values of endpoint, region and keys are those of ``[s3]``.
-    """
-
-    bucket: str = ""
-    prefix: str = ""
-    endpoint_url: str = ""
-    region: str = ""
-    access_key_id: str = attrs.field(default="", repr=False)
-    secret_access_key: str = attrs.field(default="", repr=False)
-    max_inline_bytes: Positive = 4 * 1024 * 1024
-    url_lifetime_s: Annotated[int, Meta(ge=1, le=604_800)] = 86_400
-    timeout_s: PositiveSeconds = 60.0
-    max_concurrency: Positive = 8
-
-
-@attrs.frozen(kw_only=True)
-class ServiceConfig:
-    """``[services.NAME]``: one service, with the profile's overrides applied."""
-
-    name: str
-    handler: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    model: str = ""
-    device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    load: Literal["start", "first_use"] = "start"
-    max_batch_size: Positive = 8
-    batch_wait_s: Seconds = 0.01
-    prefetch: Positive = 16
-    queue_size: Positive = 1000
-    queue_bytes: Positive = 256 * 1024 * 1024
-    timeout_s: Annotated[float, Meta(ge=1, le=604_800)] = 600.0
-    ttl_s: Annotated[float, Meta(ge=1, le=604_800)] = 86_400.0
-    memory_gib: Seconds = 0.0
-    keep_results_s: Seconds = 1800.0
-    keep_results: Count = 10_000
-    keep_results_bytes: Count = 512 * 1024 * 1024
-    stream_buffer_bytes: Positive = 1024 * 1024
-    options: dict[str, Any] = attrs.Factory(dict)
-
-
-@attrs.frozen(kw_only=True)
-class Config:
-    """All settings of one process.
-
-    Attributes:
-        profile: name of the running profile.
-        services: the profile's services by name, in the file's order.
-        profiles: names of every profile in the file.
-    """
-
-    server: ServerConfig = ServerConfig()
-    fetch: FetchConfig = FetchConfig()
-    webhook: WebhookConfig = WebhookConfig()
-    s3: S3Config = S3Config()
-    outputs: OutputsConfig = OutputsConfig()
-    profile: str = ""
-    services: Mapping[str, ServiceConfig] = attrs.Factory(dict)
-    profiles: tuple[str, ...] = ()
-
 
 ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "AISERVICES_PROFILE": ("server", "profile"),
@@ -192,6 +71,8 @@ _FORMS: Mapping[str, str] = {
     "handler": 'expected a class as "module:Class"',
     "device": "expected 'auto', 'cpu', 'cuda' or 'cuda:N'",
 }
+_BOUND = re.compile(r"(?:int|float) (?P<bound>>=|<=|>) (?P<number>\S+)$")
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than"}
 _SERVICE_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 _RESERVED_NAMES = frozenset({"api", "v1", "v2", "livez", "readyz", "ping", "metrics", "static"})
 
@@ -330,8 +211,12 @@ def _explain(key: str, value: Any, kind: Any, reason: str) -> str:
     if reason.startswith("Invalid enum value"):
         choices = [str(choice) for choice in get_args(kind)]
         return f"unknown value {value!r}{nearest(str(value), choices)}"
-    reason = reason.replace("`", "")
+    reason = _BOUND.sub(_bound_in_words, reason.replace("`", ""))
     return reason[:1].lower() + reason[1:]
+
+
+def _bound_in_words(bound: re.Match[str]) -> str:
+    return f"{_BOUNDS[bound['bound']]} {float(bound['number']):.15g}"
 
 
 def _keys(cls: type[Any]) -> list[str]:

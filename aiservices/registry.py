@@ -14,13 +14,13 @@ from typing import Any
 
 import attrs
 
-from aiservices.config import Config, ServiceConfig
 from aiservices.errors import ConfigError, UnknownService, nearest
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
 from aiservices.service import Service, Shared
+from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore, OutputStore
 from aiservices.webhooks import WebhookSender
 

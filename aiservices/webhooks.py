@@ -20,10 +20,10 @@ from typing import Protocol
 
 import attrs
 
-from aiservices.config import WebhookConfig
 from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Refused, host_of
 from aiservices.logs import get_logger
+from aiservices.settings import WebhookConfig
 
 log = get_logger(__name__)
 

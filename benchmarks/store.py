@@ -31,7 +31,7 @@ from typing import Any
 
 import attrs
 
-from aiservices.config import Config, S3Config, ServerConfig
+from aiservices.settings import Config, S3Config, ServerConfig
 from aiservices.storage import ModelStore
 
 ROOT = Path(__file__).resolve().parent.parent

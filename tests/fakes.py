@@ -12,12 +12,12 @@ from typing import Annotated, Any, ParamSpec, TypeVar, cast
 import attrs
 from msgspec import Meta
 
-from aiservices.config import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
 from aiservices.metrics import Metrics
 from aiservices.service import Service, Shared
+from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.storage import ModelStore, OutputStore
 from aiservices.webhooks import WebhookSender
 

@@ -24,9 +24,9 @@ from aiservices.cli.fields import read_fields
 from aiservices.cli.packages import packages_of
 from aiservices.cli.run import progress_line
 from aiservices.cli.serve import bind, serve
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.errors import InvalidInput, ModelBroken, ServiceError
 from aiservices.handler import Task
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from tests.fakes import TextInput, TextOutput, Upper, make_service
 
 ROOT = Path(__file__).parent.parent

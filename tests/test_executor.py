@@ -3,9 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from aiservices.executor import ModelExecutor
 
 from aiservices.errors import ModelBroken, OutOfMemory
-from aiservices.executor import ModelExecutor
 
 
 class OutOfMemoryError(RuntimeError):

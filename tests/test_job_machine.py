@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from aiservices.executor import ModelExecutor
+from aiservices.scheduler import Scheduler, StepScheduler
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,10 +28,8 @@ from hypothesis.stateful import (
 )
 
 from aiservices.errors import Conflict, JobNotFound, QueueFull, Unavailable
-from aiservices.executor import ModelExecutor
 from aiservices.handler import Task
-from aiservices.job import ENDED, RETRYABLE, Job, JobStatus
-from aiservices.scheduler import Scheduler, StepScheduler
+from aiservices.jobs import ENDED, RETRYABLE, Job, JobStatus
 from aiservices.service import JobRequest, Service
 from tests.fakes import Counting, DirectExecutor, TextInput, TextOutput, Upper, make_service, make_shared
 

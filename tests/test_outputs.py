@@ -19,12 +19,12 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from aiservices.config import Config, FetchConfig, OutputsConfig, S3Config, ServerConfig, ServiceConfig
 from aiservices.errors import InvalidInput
 from aiservices.handler import BatchHandler, Task, output_file
-from aiservices.job import Destination
+from aiservices.jobs import Destination
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service
+from aiservices.settings import Config, FetchConfig, OutputsConfig, S3Config, ServerConfig, ServiceConfig
 from aiservices.transports.runpod import RunPodAdapter
 from tests.fakes import TextInput
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import soundfile  # type: ignore[import-untyped]  # ships no types
 
-from aiservices.config import CONFIG_VARIABLE, ENVIRONMENT, ServiceConfig
+from aiservices.config import CONFIG_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,11 +102,30 @@ def test_a_service_of_ones_own_runs_as_written(tmp_path: Path) -> None:
     assert json.loads(shell(block("run: own"), tmp_path)) == json.loads(block("shows: own"))
 
 
-def test_the_settings_table_names_every_setting_of_a_service() -> None:
-    for field in attrs.fields(ServiceConfig):
-        assert f"`{field.name}`" in README or field.name == "name"
+# --- the tables of settings ---
 
 
-def test_the_settings_table_names_every_variable() -> None:
-    for variable in [*ENVIRONMENT, CONFIG_VARIABLE]:
-        assert f"`{variable}`" in README
+def settings_table(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "scripts" / "settings_table.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_tables_are_those_of_the_settings() -> None:
+    done = settings_table(ROOT, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"`{CONFIG_VARIABLE}`" in README
+
+
+def test_tables_that_differ_from_the_settings_are_refused_and_rewritten(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "settings_table.py", tmp_path / "scripts")
+    readme = tmp_path / "README.md"
+    outdated = README.replace("| `8001` |", "| `8002` |")
+    readme.write_text(outdated, encoding="utf-8")
+    done = settings_table(tmp_path, "--check")
+    assert done.returncode == 1
+    assert done.stderr == "README.md: the tables of settings are out of date; run scripts/settings-table\n"
+    assert readme.read_text(encoding="utf-8") == outdated
+    assert settings_table(tmp_path).returncode == 0
+    assert readme.read_text(encoding="utf-8") == README

@@ -3,11 +3,11 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from aiservices.config import Config, ServiceConfig
 from aiservices.errors import ConfigError, UnknownService
 from aiservices.handler import BatchHandler
 from aiservices.registry import Registry, load_handler
 from aiservices.service import JobRequest, ServiceState
+from aiservices.settings import Config, ServiceConfig
 
 
 class NoOutput(BatchHandler):  # type: ignore[type-arg]  # what an author may forget

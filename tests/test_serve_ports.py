@@ -13,8 +13,8 @@ from aiohttp.test_utils import unused_port
 
 from aiservices.cli import Exit, build_parser
 from aiservices.cli import serve as command
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.errors import ConfigError
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from tests.fakes import Upper
 
 LOADED = threading.Event()

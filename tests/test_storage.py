@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from aiservices.config import Config, ServerConfig
 from aiservices.errors import ServiceError
+from aiservices.settings import Config, ServerConfig
 from aiservices.storage import ModelStore, hub
 from aiservices.storage.threads import in_thread
 
@@ -187,7 +187,7 @@ class Pull:
 
     def __call__(self, *uris: str, offline: bool = False, method: str = "resolve", option: str = "") -> list[str]:
         program = (
-            "import asyncio, sys\nfrom pathlib import Path\nfrom aiservices.config import Config, ServerConfig\n"
+            "import asyncio, sys\nfrom pathlib import Path\nfrom aiservices.settings import Config, ServerConfig\n"
             "from aiservices.errors import ServiceError\nfrom aiservices.storage import ModelStore\n"
             "store = ModelStore(Config(server=ServerConfig(model_dir=Path(sys.argv[1]))))\n"
             "for uri in sys.argv[4:]:\n"

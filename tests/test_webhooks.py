@@ -15,9 +15,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from aiservices.config import FetchConfig, WebhookConfig
 from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher, Refused
+from aiservices.settings import FetchConfig, WebhookConfig
 from aiservices.webhooks import SIGNATURE_HEADER, TIMESTAMP_HEADER, WebhookSender, sign
 
 URL = "https://hooks.example.com/job?token=5ec2e7"

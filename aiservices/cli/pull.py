@@ -12,11 +12,12 @@ import attrs
 from aiservices.cli import Exit
 from aiservices.cli.progress import ProgressLine
 from aiservices.cli.settings import read_settings
-from aiservices.config import Config, ServiceConfig, load_config
+from aiservices.config import load_config
 from aiservices.errors import ConfigError, nearest
 from aiservices.logs import configure_logging
 from aiservices.registry import load_handler
 from aiservices.service import option_folders
+from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from aiservices.cli import Exit
 from aiservices.cli.progress import ProgressLine
 from aiservices.cli.settings import read_settings
-from aiservices.config import Config
 from aiservices.logs import configure_logging
+from aiservices.settings import Config
 from aiservices.storage import ModelStore
 
 

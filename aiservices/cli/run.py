@@ -17,12 +17,12 @@ import msgspec
 from aiservices.cli import Exit, complain
 from aiservices.cli.fields import read_fields
 from aiservices.cli.settings import read_settings
-from aiservices.config import Config
 from aiservices.errors import ServiceError, UnknownService
-from aiservices.job import Job, JobStatus
+from aiservices.jobs import Job, JobStatus
 from aiservices.logs import configure_logging
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service
+from aiservices.settings import Config
 
 LOOK_EVERY_S = 0.1
 BAR_WIDTH = 30

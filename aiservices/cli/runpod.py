@@ -12,11 +12,11 @@ import attrs
 
 from aiservices.cli import Exit
 from aiservices.cli.settings import read_settings
-from aiservices.config import Config
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.logs import configure_logging, get_logger
 from aiservices.loops import LoopThread
 from aiservices.registry import Registry
+from aiservices.settings import Config
 from aiservices.transports.runpod import RunPodAdapter, Worker, slots
 
 INIT_TIMEOUT_S = 420.0

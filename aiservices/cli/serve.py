@@ -16,10 +16,10 @@ from aiohttp import web
 from aiservices import __version__
 from aiservices.cli import Exit
 from aiservices.cli.settings import read_settings
-from aiservices.config import Config
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.logs import configure_logging, get_logger
 from aiservices.registry import Registry
+from aiservices.settings import Config
 from aiservices.transports.http import create_app
 
 CLOSE_TIMEOUT_S = 5.0

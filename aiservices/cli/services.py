@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from aiservices.cli import Exit
 from aiservices.cli.settings import columns, read_settings
-from aiservices.config import Config, ServiceConfig, load_config
+from aiservices.config import load_config
+from aiservices.settings import Config, ServiceConfig
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:

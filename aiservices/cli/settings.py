@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from aiservices.config import Config, load_config
+from aiservices.config import load_config
+from aiservices.settings import Config
 
 
 def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:

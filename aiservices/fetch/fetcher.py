@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
-from aiservices.config import FetchConfig
 from aiservices.fetch.addresses import AllowList
 from aiservices.fetch.body import read_body
 from aiservices.fetch.client import guarded_connector, request, untrusting_session
@@ -22,6 +21,7 @@ from aiservices.fetch.resolver import GuardedResolver, SystemResolver
 from aiservices.fetch.url import check_url, host_of, next_url
 from aiservices.handler import MediaKind
 from aiservices.logs import get_logger
+from aiservices.settings import FetchConfig
 
 log = get_logger(__name__)
 

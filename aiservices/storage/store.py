@@ -10,9 +10,9 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from aiservices.config import Config
 from aiservices.errors import ServiceError, nearest
 from aiservices.logs import get_logger
+from aiservices.settings import Config
 from aiservices.storage import hub
 from aiservices.storage.cache import Cache, CachedModel
 from aiservices.storage.progress import OnProgress, Progress

@@ -14,10 +14,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from aiservices.config import FetchConfig
 from aiservices.errors import FetchError
 from aiservices.fetch import Fetcher
 from aiservices.handler import MediaKind
+from aiservices.settings import FetchConfig
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(200)
 WAV = b"RIFF\x24\0\0\0WAVEfmt " + bytes(200)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiservices.config import FetchConfig
 from aiservices.errors import ConfigError
 from aiservices.fetch import Fetcher
 from aiservices.fetch.addresses import AllowList, is_public
+from aiservices.settings import FetchConfig
 
 PUBLIC = {
     "IPv4": ("93.184.216.34", "8.8.8.8", "1.1.1.1", "223.255.255.254"),

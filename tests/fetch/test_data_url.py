@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiservices.config import FetchConfig
 from aiservices.errors import FetchError
 from aiservices.fetch import Fetcher, Refused
+from aiservices.settings import FetchConfig
 from tests.fetch.helpers import (
     PNG,
     WAV,

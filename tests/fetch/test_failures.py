@@ -10,7 +10,7 @@ import attrs
 import pytest
 from aiohttp.abc import ResolveResult
 
-from aiservices.config import FetchConfig
+from aiservices.settings import FetchConfig
 from tests.fetch.helpers import (
     LOOPBACK,
     OK,

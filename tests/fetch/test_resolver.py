@@ -13,10 +13,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 
-from aiservices.config import FetchConfig
 from aiservices.fetch import Fetcher, Refused
 from aiservices.fetch.refusal import Refusal
 from aiservices.loops import LoopThread
+from aiservices.settings import FetchConfig
 from tests.fetch.helpers import (
     LOOPBACK,
     PNG,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiservices.config import FetchConfig
 from aiservices.fetch import Fetcher, Refused, host_of
+from aiservices.settings import FetchConfig
 from tests.fetch.helpers import (
     SECRET,
     Names,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from tests.handlers import tiny_chatterbox
 from tests.handlers.speech_fakes import Samples, as_file, voice_like

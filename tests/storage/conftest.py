@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from aiservices.config import Config, S3Config, ServerConfig
+from aiservices.settings import Config, S3Config, ServerConfig
 from aiservices.storage import ModelStore
 from tests.storage.proxy import FaultyProxy
 

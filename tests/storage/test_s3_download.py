@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
+from aiservices.settings import S3Config
 from aiservices.storage import ModelStore, Progress
 from aiservices.storage.s3.checksum import etag_of_parts, usual_part_bytes
 from aiservices.storage.s3.local import _allocate

@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
 from aiservices.service import JobRequest
+from aiservices.settings import S3Config
 from aiservices.storage import ModelStore, Progress
 from tests.fakes import Upper, make_service, make_shared
 from tests.storage.conftest import Bucket, make_store, read
@@ -365,7 +365,8 @@ async def test_who_is_cancelled_lets_go_and_the_next_goes_on(
 async def start(settings: S3Config, folder: Path, uri: str = URI) -> asyncio.subprocess.Process:
     """Bring a model in a process of its own, which then prints the folder."""
     program = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom aiservices.config import Config, S3Config, ServerConfig\n"
+        "import asyncio, sys\nfrom pathlib import Path\n"
+        "from aiservices.settings import Config, S3Config, ServerConfig\n"
         "from aiservices.storage import ModelStore\n"
         "s3 = S3Config(**eval(sys.argv[1]))\n"
         "store = ModelStore(Config(server=ServerConfig(model_dir=Path(sys.argv[2])), s3=s3))\n"

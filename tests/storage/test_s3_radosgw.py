@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from yarl import URL
 
-from aiservices.config import Config, OutputsConfig, S3Config, ServiceConfig
 from aiservices.errors import ServiceError
 from aiservices.registry import Registry
 from aiservices.service import JobRequest
+from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig
 from aiservices.storage.s3.checksum import sha256_of
 from aiservices.storage.s3.remote import parse_manifest
 from tests.storage.conftest import make_store

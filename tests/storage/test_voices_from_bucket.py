@@ -13,9 +13,9 @@ import attrs
 import msgspec
 import pytest
 
-from aiservices.config import S3Config
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
 from aiservices.service import JobRequest, Service
+from aiservices.settings import S3Config
 from tests.fakes import make_service, make_shared
 from tests.storage.conftest import Bucket, make_store
 from tests.storage.proxy import FaultyProxy

@@ -11,9 +11,9 @@ import attrs
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.handlers.echo import Echo
 from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.runpod import RunPodAdapter
 from tests.fakes import Counting, Gated, Unloadable, Upper

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import attrs
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
 from aiservices.logs import get_logger
+from aiservices.settings import S3Config
 from aiservices.storage.cache import Cache
 from aiservices.storage.lease import Lease
 from aiservices.storage.progress import OnProgress, Progress, readable

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import aiohttp
 import attrs
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
 from aiservices.logs import get_logger
+from aiservices.settings import S3Config
 from aiservices.storage.s3.location import Location
 
 T = TypeVar("T")

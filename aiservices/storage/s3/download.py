@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import attrs
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
 from aiservices.logs import get_logger
+from aiservices.settings import S3Config
 from aiservices.storage.lease import this_machine
 from aiservices.storage.progress import OnProgress, Progress
 from aiservices.storage.s3.checksum import (

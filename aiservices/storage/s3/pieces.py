@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiservices.config import S3Config
+from aiservices.settings import S3Config
 from aiservices.storage.s3.client import Attempts, Changed, Truncated, code_of, status_of
 from aiservices.storage.s3.local import Piece
 from aiservices.storage.s3.location import Location

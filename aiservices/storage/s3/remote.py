@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
+from aiservices.settings import S3Config
 from aiservices.storage.s3.client import retried, status_of
 from aiservices.storage.s3.location import Location, chosen, holds_weights
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiservices.config import S3Config
+from aiservices.settings import S3Config
 
 MAX_ERROR_BYTES = 64 * 1024
 """More is not read of what says why a request was refused."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 
-from aiservices.config import S3Config
 from aiservices.errors import ServiceError
+from aiservices.settings import S3Config
 from aiservices.storage.progress import OnProgress, Progress
 from aiservices.storage.s3.checksum import sha256_of
 from aiservices.storage.s3.client import connect, explained, retried

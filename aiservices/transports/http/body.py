@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
-from aiservices.job import Destination
+from aiservices.jobs import Destination
 from aiservices.service import JobRequest
 from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone
 

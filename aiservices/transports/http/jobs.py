@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 from aiohttp import web
 
-from aiservices.job import Job
+from aiservices.jobs import Job
 from aiservices.service import Service
 from aiservices.transports.http.body import read_job_request
 from aiservices.transports.http.errors import json_response

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from aiservices.errors import InvalidInput, JobFailed, ServiceError, UnknownService
 from aiservices.inputs import read_input
-from aiservices.job import Job, JobStatus
+from aiservices.jobs import Job, JobStatus
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service
 from aiservices.transports.http.access import CLIENT_GONE

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from aiservices.job import Destination, JobStatus
+from aiservices.jobs import Destination, JobStatus
+from aiservices.outputs import file_fields
 from aiservices.service import Service
-from aiservices.storage.outputs import file_fields
 from aiservices.transports.http.body import RunPolicy
 from aiservices.transports.http.examples import example
 

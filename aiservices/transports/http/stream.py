@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from aiservices.job import Job, JobStatus
+from aiservices.jobs import Job, JobStatus
 from aiservices.service import Service
 from aiservices.transports.http.errors import StreamEnded
 

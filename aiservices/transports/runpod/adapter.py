@@ -14,13 +14,13 @@ from typing import Any
 import attrs
 import msgspec
 
-from aiservices.config import Config
 from aiservices.errors import InvalidInput, ServiceError
 from aiservices.inputs import explain
-from aiservices.job import Destination, Job, JobStatus
+from aiservices.jobs import Destination, Job, JobStatus
 from aiservices.logs import get_logger
 from aiservices.registry import Registry
 from aiservices.service import JobRequest, Service, ServiceState
+from aiservices.settings import Config
 
 log = get_logger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.handler import Handler
 from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
 

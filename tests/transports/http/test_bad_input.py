@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
 from tests.transports.http.houses import MakeClient, read

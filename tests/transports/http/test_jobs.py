@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiservices.config import ServerConfig
+from aiservices.settings import ServerConfig
 from aiservices.transports.http import jobs, lookup
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Counting, Gated, Unloadable, Upper

@@ -13,9 +13,9 @@ import pytest
 import soundfile  # type: ignore[import-untyped]  # ships no types
 from msgspec import Meta
 
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.handler import StepHandler, Task, VoiceInfo
 from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from tests.fakes import Upper
 from tests.transports.http.houses import Client, MakeClient, make_app, read

@@ -9,8 +9,8 @@ import attrs
 import pytest
 from msgspec import Meta
 
-from aiservices.config import ServerConfig
 from aiservices.handler import BatchHandler, Task, output_file
+from aiservices.settings import ServerConfig
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS
 from tests.fakes import Counting, Upper

@@ -13,8 +13,8 @@ import structlog
 from aiohttp import web
 
 from aiservices import errors
-from aiservices.config import ServerConfig
 from aiservices.errors import ModelBroken, ServiceError
+from aiservices.settings import ServerConfig
 from aiservices.transports.http import access
 from aiservices.transports.http.errors import STATUS
 from aiservices.transports.http.lookup import REGISTRY

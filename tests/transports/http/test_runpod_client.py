@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiservices.config import ServerConfig
+from aiservices.settings import ServerConfig
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Counting, Gated, Upper
 from tests.transports.http.houses import Client, MakeClient, handler_of, make_app, wait_until

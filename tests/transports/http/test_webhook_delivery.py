@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from aiservices.config import Config, FetchConfig, ServerConfig, ServiceConfig, WebhookConfig
 from aiservices.registry import Registry
+from aiservices.settings import Config, FetchConfig, ServerConfig, ServiceConfig, WebhookConfig
 from aiservices.transports.http import create_app
 from tests.transports.http.houses import Client, MakeClient, read
 

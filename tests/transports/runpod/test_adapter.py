@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from aiservices.cli import Exit, main
-from aiservices.config import Config, ServerConfig, ServiceConfig
 from aiservices.errors import ServiceError
 from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.runpod import RunPodAdapter, slots
 from tests.fakes import Counting, Gated, Upper
 
