@@ -19,14 +19,21 @@ from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
+from aiservices.outputs import OutputStore
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, ServiceConfig
-from aiservices.storage import ModelStore, OutputStore
+from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
 
 log = get_logger(__name__)
 
 AnyHandler = Handler[Any, Any]
+
+RESERVED_FIELDS: Mapping[str, str] = {
+    "action": 'would be taken for a warm-up, {"action": "warmup"}',
+    "service": "would be taken for the choice of a service, which RunPod's workers make by it",
+}
+"""Names that no field of an ``Input`` may have, and why."""
 
 
 class Registry:
@@ -47,7 +54,7 @@ class Registry:
         self.draining = False
         self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
         self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
-        self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self.metrics.webhook)
+        self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self._on_webhook)
         self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
         self._store = ModelStore(config)
         shared = Shared(
@@ -82,6 +89,9 @@ class Registry:
             return self.services[name]
         except KeyError:
             raise UnknownService(name, list(self.services)) from None
+
+    def _on_webhook(self, service: str, result: str) -> None:
+        self.metrics.service(service).webhook(result)
 
     async def start(self) -> None:
         """Start every service; returns at once, models load behind it."""
@@ -132,11 +142,19 @@ def load_handler(config: ServiceConfig) -> AnyHandler:
         raise ConfigError(
             f"{where}: {config.handler} is not a BatchHandler or a StepHandler, or lacks one of its methods"
         )
-    for attribute in ("Input", "Output"):
-        if not attrs.has(getattr(cls, attribute, type(None))):
-            raise ConfigError(f"{where}: {config.handler}.{attribute} has to be an attrs class")
+    _check_classes(cls, f"{where}: {config.handler}")
     handler: AnyHandler = cls()
     return handler
+
+
+def _check_classes(cls: type[AnyHandler], what: str) -> None:
+    """Refuse type parameters that are no attrs classes, and input fields whose names the wire has taken."""
+    for place, name in enumerate(("Input", "Output")):
+        if not attrs.has(getattr(cls, name, type(None))):
+            raise ConfigError(f"{what}: type parameter {place + 1}, its {name}, has to be an attrs class")
+    for field in attrs.fields(cls.Input):
+        if field.name in RESERVED_FIELDS:
+            raise ConfigError(f"{what}: the input field {field.name!r} {RESERVED_FIELDS[field.name]}; rename it")
 
 
 def _is_handler(value: object) -> bool:

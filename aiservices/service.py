@@ -1,7 +1,7 @@
 """One service: what it accepts, how its jobs stand, and how it starts and stops.
 
-The parts: ``jobs`` knows every job, ``model`` is the handler's model on its thread, the pipeline leads jobs to the model
-and back while it is READY. One task of the service does that: load, then run the pipeline.
+The parts: ``jobs`` knows every job, ``model`` is the handler's model on its thread, the pipeline leads jobs to the
+model and back while it is READY. One task of the service does that: load, then run the pipeline.
 """
 
 from __future__ import annotations
@@ -127,8 +127,12 @@ class Service:
     def cancel(self, job_id: str) -> Job:
         """End a job as CANCELLED; one that has ended stays as it is. Raises JobNotFound."""
         job = self.get(job_id)
-        job.finish(JobStatus.CANCELLED)
+        self.give_up(job)
         return job
+
+    def give_up(self, job: Job) -> None:
+        """End a job as CANCELLED that nobody will ask for again; one that has ended stays as it is."""
+        job.finish(JobStatus.CANCELLED)
 
     def retry(self, job_id: str) -> Job:
         """Put a FAILED or TIMED_OUT job back in the queue.
@@ -217,10 +221,10 @@ class Service:
 
     def _begin_work(self) -> None:
         """Load the model, if nobody does or did with success, and work on jobs."""
-        if self.state in (ServiceState.COLD, ServiceState.FAILED) and not self.broken:
-            if self._work is None or self._work.done():
-                self._model.expect_load()
-                self._work = asyncio.get_running_loop().create_task(self._load_and_run())
+        needed = self.state in (ServiceState.COLD, ServiceState.FAILED) and not self.broken
+        if needed and (self._work is None or self._work.done()):
+            self._model.expect_load()
+            self._work = asyncio.get_running_loop().create_task(self._load_and_run())
 
     async def _load_and_run(self) -> None:
         try:

@@ -2,7 +2,7 @@
 
 One POST of the status object; HTTP 200 means that it arrived, and anything else is tried again: ``attempts`` times in
 all, ``retry_wait_s`` apart, as RunPod does. A receiver may see one delivery twice (its 200 got lost) and those of two
-jobs in any order: the id and status in the body tell. The URL is a stranger's, so it passes the guard of
+jobs in any order: the id and status in the body tell. The caller chose the URL, so it passes the guard of
 :mod:`aiservices.fetch`, at submission and again at every attempt.
 """
 
@@ -56,10 +56,18 @@ class Poster(Protocol):
         """POST and return the status, or raise :class:`FetchError`."""
 
 
+Encode = Callable[[], Awaitable[bytes]]
+"""Makes the body when it is needed; a large one off the event loop."""
+
+SIGN_ON_LOOP_BYTES = 64 * 1024
+"""A larger body is signed off the event loop: SHA-256 of 64 KiB takes some 50 µs."""
+
+
 @attrs.frozen
 class _Delivery:
     url: str = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
+    encode: Encode = attrs.field(repr=False)
+    size_bytes: int
     service: str
     job_id: str
 
@@ -122,20 +130,21 @@ class WebhookSender:
         except FetchError as error:
             raise InvalidInput(error.field, error.reason) from None
 
-    def send(self, url: str, body: bytes, *, service: str, job_id: str) -> None:
+    def send(self, url: str, encode: Encode, size_bytes: int, *, service: str, job_id: str) -> None:
         """Schedule a delivery and return at once. Runs on the loop; never raises for what happens to the delivery.
 
         Args:
             url: as the caller gave it.
-            body: the status object as JSON.
+            encode: makes the body, the status object as JSON.
+            size_bytes: about how large the body will be.
             service: for the count.
             job_id: for the log.
         """
-        delivery = _Delivery(url, body, service, job_id)
+        delivery = _Delivery(url, encode, size_bytes, service, job_id)
         if reason := self._reason_to_drop(delivery):
             self._count(delivery, WebhookResult.DROPPED, reason)
             return
-        self._pending_bytes += len(body)
+        self._pending_bytes += size_bytes
         task = asyncio.get_running_loop().create_task(self._deliver(delivery), name=f"webhook-{job_id}")
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._ended, delivery))
@@ -163,25 +172,26 @@ class WebhookSender:
             return "the process stops"
         if len(self._tasks) >= self._config.max_pending:
             return f"{self._config.max_pending} deliveries are pending"
-        if self._tasks and self._pending_bytes + len(delivery.body) > self._max_pending_bytes:
+        if self._tasks and self._pending_bytes + delivery.size_bytes > self._max_pending_bytes:
             return f"deliveries of more than {self._max_pending_bytes} bytes would be pending"
         return ""
 
     async def _deliver(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
         """Return how it ended and, where it did not arrive, the last reason."""
-        result, reason = await self._attempt(delivery)
+        body = await delivery.encode()
+        result, reason = await self._attempt(delivery, body)
         for attempt in range(2, self._config.attempts + 1):
             if result is not WebhookResult.FAILED:
                 break
             log.info("webhook.retry", attempt=attempt, reason=reason, **delivery.log_fields)
             await self._sleep(self._config.retry_wait_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
-            result, reason = await self._attempt(delivery)
+            result, reason = await self._attempt(delivery, body)
         return result, reason
 
-    async def _attempt(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
+    async def _attempt(self, delivery: _Delivery, body: bytes) -> tuple[WebhookResult, str]:
         async with self._slots:
             try:
-                status = await self._post(delivery)
+                status = await self._post(delivery, body)
             except Refused as error:
                 return WebhookResult.REFUSED, error.reason
             except FetchError as error:
@@ -190,21 +200,24 @@ class WebhookSender:
             return WebhookResult.DELIVERED, ""
         return WebhookResult.FAILED, f"answered {status}"
 
-    async def _post(self, delivery: _Delivery) -> int:
+    async def _post(self, delivery: _Delivery, body: bytes) -> int:
         headers = {}
         if self._config.secret:
             # Signed anew for each attempt, so that a receiver may refuse old timestamps and still take a retry.
             timestamp_s = int(self._clock())
             headers[TIMESTAMP_HEADER] = str(timestamp_s)
-            headers[SIGNATURE_HEADER] = sign(self._config.secret, timestamp_s, delivery.body)
-        return await self._poster.post_json(
-            delivery.url, delivery.body, headers=headers, timeout_s=self._config.timeout_s
-        )
+            headers[SIGNATURE_HEADER] = await self._signature(timestamp_s, body)
+        return await self._poster.post_json(delivery.url, body, headers=headers, timeout_s=self._config.timeout_s)
+
+    async def _signature(self, timestamp_s: int, body: bytes) -> str:
+        if len(body) <= SIGN_ON_LOOP_BYTES:
+            return sign(self._config.secret, timestamp_s, body)
+        return await asyncio.to_thread(sign, self._config.secret, timestamp_s, body)
 
     def _ended(self, delivery: _Delivery, task: asyncio.Task[tuple[WebhookResult, str]]) -> None:
         # Counted here and not in the task, because one that is cancelled before its first step never runs.
         self._tasks.discard(task)
-        self._pending_bytes -= len(delivery.body)
+        self._pending_bytes -= delivery.size_bytes
         if task.cancelled():
             self._count(delivery, WebhookResult.DROPPED, "the process stops")
         elif (error := task.exception()) is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import binascii
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +16,10 @@ from aiservices.cli import Exit, complain
 from aiservices.cli.fields import read_fields
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError, UnknownService
-from aiservices.jobs import Job, JobStatus
+from aiservices.jobs import Job, JobOutput, JobRequest, JobStatus
 from aiservices.logs import configure_logging
 from aiservices.registry import Registry
-from aiservices.service import JobRequest, Service
+from aiservices.service import Service
 from aiservices.settings import Config
 
 LOOK_EVERY_S = 0.1
@@ -38,12 +36,13 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     if job.status is not JobStatus.COMPLETED:
         complain(f"{job.status}: {job.error or 'the job ended without a reason'}")
         return Exit.FAILED
-    output = msgspec.json.decode(job.output or b"null")
+    assert job.output is not None
     if options.output:
-        output = _write(output, options.output)
-    elif sys.stdout.isatty():
-        output = _shortened(output)
-    print(msgspec.json.format(msgspec.json.encode(output), indent=2).decode())
+        shown = _write(job.output, options.output)
+    else:
+        shown = job.output.as_dict()
+        shown = _shortened(shown) if sys.stdout.isatty() else shown
+    print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
     return Exit.OK
 
 
@@ -64,7 +63,7 @@ async def _run(config: Config, options: argparse.Namespace, terminal: TextIO) ->
         try:
             await _watch(service, job, terminal)
         finally:
-            service.cancel(job.id)  # ends it where Ctrl-C ended the wait; a finished job stays as it is
+            service.give_up(job)  # where Ctrl-C ended the wait
     finally:
         await registry.close()
     return job
@@ -90,17 +89,14 @@ def progress_line(service: Service, job: Job) -> str:
     return f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {job.progress:4.0%}"
 
 
-def _write(output: Any, path: Path) -> Any:
+def _write(output: JobOutput, path: Path) -> dict[str, Any]:
     """Write the audio of an output, else the output itself; return what is left to show."""
-    audio = output.get("audio") if isinstance(output, dict) else None
+    audio = output.file("audio")
     try:
-        content = base64.b64decode(audio, validate=True) if isinstance(audio, str) else None
-        path.write_bytes(msgspec.json.encode(output) if content is None else content)
+        path.write_bytes(output.as_json() if audio is None else audio.data)
     except OSError as error:
         raise ServiceError(f"{path}: cannot be written: {error.strerror}") from None
-    except binascii.Error:
-        raise ServiceError("the output's audio is not base64") from None
-    return {"written": str(path)} if content is None else {**output, "audio": str(path)}
+    return {"written": str(path)} if audio is None else {**output.as_dict(), "audio": str(path)}
 
 
 def _shortened(output: Any) -> Any:

@@ -39,9 +39,9 @@ class StepReport:
 class Driver:
     """Drives a handler as long as it has rows.
 
-    The event loop writes what shall happen (:meth:`join`, :meth:`leave`); :meth:`_drive` runs on the model's thread, reads
-    that before each step and reports what came out. ``_lock`` guards what was written and the decision to stop driving,
-    nothing else.
+    The event loop writes what shall happen (:meth:`join`, :meth:`leave`); :meth:`_drive` runs on the model's thread,
+    reads that before each step and reports what came out. ``_lock`` guards what was written and the decision to stop
+    driving, nothing else.
 
     Args:
         handler: a loaded one.

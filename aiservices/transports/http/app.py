@@ -11,6 +11,7 @@ from aiservices.registry import Registry
 from aiservices.transports.http import jobs, openai_speech, process
 from aiservices.transports.http.access import add_headers, log_access
 from aiservices.transports.http.auth import check_access
+from aiservices.transports.http.bodies import BUDGET, BodyBudget
 from aiservices.transports.http.errors import errors_as_json
 from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
 from aiservices.transports.http.openapi import describe
@@ -27,11 +28,9 @@ def create_app(registry: Registry) -> web.Application:
         registry: the services, not started yet.
     """
     server = registry.config.server
-    app = web.Application(
-        middlewares=[log_access, errors_as_json, check_access],
-        client_max_size=max(server.max_run_body_bytes, server.max_runsync_body_bytes),
-    )
+    app = web.Application(middlewares=[log_access, errors_as_json, check_access])
     app[REGISTRY] = registry
+    app[BUDGET] = BodyBudget(server.max_bodies_bytes)
     app[DOCUMENT] = msgspec.json.encode(describe(registry))
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_run_registry)

@@ -1,4 +1,4 @@
-"""Request bodies: from a stranger's bytes to a :class:`~aiservices.service.JobRequest`, every way bounded."""
+"""Request bodies: from untrusted bytes to a :class:`~aiservices.jobs.JobRequest`, every way bounded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ from msgspec import Meta
 
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
-from aiservices.jobs import Destination
-from aiservices.service import JobRequest
-from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone
-
-READ_TIMEOUT_S = 120.0
-"""How long an upload may take: 20 MB at 1.4 Mbit/s."""
+from aiservices.jobs import Destination, JobRequest, fingerprint
+from aiservices.transports.http.bodies import read_bytes
 
 THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are decoded off the loop."""
 
 MAX_VALUES = 100_000
-"""Bound on commas and brackets: twenty megabytes of ``[],`` would become half a gigabyte of Python objects."""
+"""Bound on values, counted by commas and brackets: 20 MB of ``[],`` would become half a gigabyte of Python objects."""
 
 MAX_DEPTH = 64
 INT_BITS = 64
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
@@ -62,39 +59,42 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
 
     Raises:
         InvalidInput: it is not JSON, or not what is expected; names the place.
-        BodyTooLarge, BodyTooSlow: it passes its bounds.
+        BodyTooLarge, BodyTooSlow, TooManyBodies, CallerGone: it passes a bound, or never comes.
     """
     key = _idempotency_key(request)
-    raw = await read_bytes(request, max_bytes)
-    body = await asyncio.to_thread(parse, raw) if len(raw) > THREAD_ABOVE_BYTES else parse(raw)
-    policy = body.policy or RunPolicy()
-    return JobRequest(
-        input=body.input,
-        input_bytes=len(raw),
-        timeout_s=None if policy.execution_timeout is None else policy.execution_timeout / 1000,
-        ttl_s=None if policy.ttl is None else policy.ttl / 1000,
-        low_priority=policy.low_priority,
-        webhook=body.webhook,
-        destination=body.s3_config,
-        idempotency_key=key,
-    )
+    async with read_bytes(request, max_bytes) as raw:
+        return await asyncio.to_thread(parse, raw, key) if len(raw) > THREAD_ABOVE_BYTES else parse(raw, key)
 
 
-def parse(raw: bytes) -> RunBody:
+def parse(raw: bytes, idempotency_key: str | None = None) -> JobRequest:
     """Decode and check a body. One without ``input`` is the input itself.
 
     Raises:
         InvalidInput: naming the place and what was expected there.
     """
     document = decode_object(raw)
+    body = _read_run_body(document)
+    policy = body.policy or RunPolicy()
+    return JobRequest(
+        input={} if body.input == {"input": {}} else body.input,  # so RunPod's Python client sends an empty input
+        input_bytes=len(raw),
+        timeout_s=None if policy.execution_timeout is None else policy.execution_timeout / 1000,
+        ttl_s=None if policy.ttl is None else policy.ttl / 1000,
+        low_priority=policy.low_priority,
+        webhook=body.webhook,
+        destination=body.s3_config,
+        idempotency_key=idempotency_key,
+        fingerprint=b"" if idempotency_key is None else fingerprint(document),
+    )
+
+
+def _read_run_body(document: dict[str, Any]) -> RunBody:
     if "input" not in document:
         return RunBody(input=document)
     try:
-        body = msgspec.convert(document, RunBody)
+        return msgspec.convert(document, RunBody)
     except msgspec.ValidationError as error:
         raise explain(RunBody, str(error)) from None
-    # RunPod's Python client wraps an empty input once more.
-    return msgspec.structs.replace(body, input={}) if body.input == {"input": {}} else body
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def decode_object(raw: bytes) -> dict[str, Any]:
     """
     if not raw.strip():
         raise InvalidInput("$", "the body is empty; expected a JSON object")
-    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+    if _value_count(raw) > MAX_VALUES and _value_count(_STRING.sub(b"", raw)) > MAX_VALUES:  # a text may hold commas
         raise InvalidInput("$", f"the body holds more than {MAX_VALUES} values")
     document = _decode(raw)
     if not isinstance(document, dict):
@@ -114,6 +114,10 @@ def decode_object(raw: bytes) -> dict[str, Any]:
     # msgspec keeps the last of two equal keys and whole numbers of any size; the standard library tells of both.
     json.loads(raw, object_pairs_hook=_check_keys, parse_int=_check_int)
     return document
+
+
+def _value_count(raw: bytes) -> int:
+    return sum(map(raw.count, (b",", b"[", b"{")))
 
 
 def _decode(raw: bytes) -> Any:
@@ -145,10 +149,13 @@ def _children(value: Any) -> Iterable[Any]:
 
 
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise InvalidInput("$", f"the key {twice[:100]!r} is there twice")
+    if len(pairs) < 2:
+        return
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise InvalidInput("$", f"the key {key[:100]!r} is there twice")
+        seen.add(key)
 
 
 def _check_int(digits: str) -> None:
@@ -167,28 +174,7 @@ async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
     """Read a body that is a JSON object.
 
     Raises:
-        InvalidInput, BodyTooLarge, BodyTooSlow: as for a job's.
+        InvalidInput, BodyTooLarge, BodyTooSlow, TooManyBodies, CallerGone: as for a job's.
     """
-    raw = await read_bytes(request, max_bytes)
-    return await asyncio.to_thread(decode_object, raw) if len(raw) > THREAD_ABOVE_BYTES else decode_object(raw)
-
-
-async def read_bytes(request: web.Request, max_bytes: int) -> bytes:
-    """Read a body.
-
-    Raises:
-        BodyTooLarge, BodyTooSlow, CallerGone: it passes a bound, or never comes.
-    """
-    try:
-        if (request.content_length or 0) > max_bytes:
-            raise web.HTTPRequestEntityTooLarge(max_bytes)
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            return await request.clone(client_max_size=max_bytes).read()
-    except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {max_bytes} bytes") from None
-    except ConnectionError:
-        raise CallerGone("the caller went away") from None
-    except web.RequestPayloadError:
-        raise InvalidInput("$", "the body is not what its Content-Encoding says") from None
-    except TimeoutError:
-        raise BodyTooSlow(f"the body did not come within {READ_TIMEOUT_S:g} s") from None
+    async with read_bytes(request, max_bytes) as raw:
+        return await asyncio.to_thread(decode_object, raw) if len(raw) > THREAD_ABOVE_BYTES else decode_object(raw)

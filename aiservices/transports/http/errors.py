@@ -30,12 +30,6 @@ class CrossSite(ServiceError):
     code = "cross_site"
 
 
-class StreamEnded(ServiceError):
-    """The end of a cancelled job's stream was told before. RunPod's Python client would ask for ever."""
-
-    code = "stream_ended"
-
-
 class CallerGone(ServiceError):
     """The caller went away before its body was here; nobody reads the answer."""
 
@@ -54,6 +48,16 @@ class BodyTooSlow(ServiceError):
     code = "body_too_slow"
 
 
+class TooManyBodies(ServiceError):
+    """The bodies under way have no room for another one; try again after ``retry_after_s``."""
+
+    code = "too_many_bodies"
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
 STATUS: Mapping[str, int] = {
     "invalid_input": 400,
     "fetch_failed": 400,
@@ -67,6 +71,7 @@ STATUS: Mapping[str, int] = {
     "body_too_large": 413,
     "queue_full": 429,
     "caller_gone": CLIENT_GONE,
+    "too_many_bodies": 503,
     "unavailable": 503,
     "model_broken": 503,
     "out_of_memory": 503,
@@ -80,8 +85,13 @@ _NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "unknown_service", "con
 
 
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Encode with msgspec, so that outputs which are JSON already (``msgspec.Raw``) are not decoded again."""
-    return web.Response(body=msgspec.json.encode(data), status=status, headers=headers, content_type="application/json")
+    """Answer with a small value as JSON."""
+    return json_bytes(msgspec.json.encode(data), status, headers)
+
+
+def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with JSON that is encoded already."""
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 @web.middleware

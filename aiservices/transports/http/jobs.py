@@ -8,10 +8,12 @@ from typing import Any, Literal
 import attrs
 from aiohttp import web
 
+from aiservices.handler import OffersVoices
 from aiservices.jobs import Job
+from aiservices.jobs.output import encode_status
 from aiservices.service import Service
 from aiservices.transports.http.body import read_job_request
-from aiservices.transports.http.errors import json_response
+from aiservices.transports.http.errors import json_bytes, json_response
 from aiservices.transports.http.lookup import REGISTRY, find_service, job_id, wait_s
 from aiservices.transports.http.stream import poll, send_events
 
@@ -34,13 +36,13 @@ async def runsync(request: web.Request) -> web.StreamResponse:
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
     service, job = await _submit(request, request.app[REGISTRY].config.server.max_runsync_body_bytes)
     await service.wait(job, timeout_s)
-    return json_response(service.status(job)) if job.ended else _short(job)
+    return await _whole(service, job) if job.ended else _short(job)
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """Show a job: its status and, once it has ended, its output or error."""
     service = find_service(request)
-    return json_response(service.status(service.get(job_id(request))))
+    return await _whole(service, service.get(job_id(request)))
 
 
 async def status_sync(request: web.Request) -> web.StreamResponse:
@@ -49,7 +51,7 @@ async def status_sync(request: web.Request) -> web.StreamResponse:
     service = find_service(request)
     job = service.get(job_id(request))
     await service.wait(job, timeout_s)
-    return json_response(service.status(job))
+    return await _whole(service, job)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -58,7 +60,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     job = service.get(job_id(request))
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await send_events(request, service, job)
-    return json_response(await poll(service, job, wait_s(request, STREAM_WAIT_S)))
+    return json_bytes(await poll(service, job, wait_s(request, STREAM_WAIT_S)))
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -83,7 +85,8 @@ async def health(request: web.Request) -> web.StreamResponse:
 
 async def voices(request: web.Request) -> web.StreamResponse:
     """List the voices that the service can be asked for; none if it does not speak."""
-    offered = find_service(request).handler.voices_offered()
+    handler = find_service(request).handler
+    offered = handler.voices_offered() if isinstance(handler, OffersVoices) else ()
     return json_response(
         {"voices": [attrs.asdict(voice, filter=lambda _, value: value is not None) for voice in offered]}
     )
@@ -151,6 +154,10 @@ def routes(single_service: bool) -> Iterator[web.RouteDef]:
 async def _submit(request: web.Request, max_bytes: int) -> tuple[Service, Job]:
     service = find_service(request)
     return service, service.submit(await read_job_request(request, max_bytes))
+
+
+async def _whole(service: Service, job: Job) -> web.Response:
+    return json_bytes(await encode_status(service.status(job), job.output))
 
 
 def _short(job: Job) -> web.Response:

@@ -6,8 +6,6 @@ as CANCELLED when the caller goes away.
 
 from __future__ import annotations
 
-import asyncio
-import base64
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,10 +15,11 @@ from aiohttp import web
 from msgspec import Meta
 
 from aiservices.errors import InvalidInput, JobFailed, ServiceError, UnknownService
+from aiservices.handler import OffersVoices
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobStatus
+from aiservices.jobs import Job, JobRequest, JobStatus
 from aiservices.registry import Registry
-from aiservices.service import JobRequest, Service
+from aiservices.service import Service
 from aiservices.transports.http.access import CLIENT_GONE
 from aiservices.transports.http.body import read_object
 from aiservices.transports.http.errors import STATUS, json_response
@@ -55,17 +54,25 @@ class SpeechBody:
 
 async def speech(request: web.Request) -> web.StreamResponse:
     """Speak a text and answer with the audio itself; ``pcm`` is sent while it is being made."""
+    registry, name = request.app[REGISTRY], ""
+    config = registry.config
     try:
-        body = read_input(
-            SpeechBody, await read_object(request, request.app[REGISTRY].config.server.max_run_body_bytes)
+        body = read_input(SpeechBody, await read_object(request, config.server.max_run_body_bytes))
+        service = _find(registry, body.model)
+        name = service.name
+        wanted = JobRequest(
+            input=_input(service, body),
+            input_bytes=len(body.input),
+            # The answer is made of the chunks: none may give way before it is sent.
+            stream_bytes=config.outputs.max_output_bytes,
         )
-        service = _find(request.app[REGISTRY], body.model)
-        job = service.submit(JobRequest(input=_input(service, body), input_bytes=len(body.input)))
+        job = service.submit(wanted)
         try:
             return await _answer(request, service, job)
         finally:
-            job.finish(JobStatus.CANCELLED)  # no-one will ask for it again; one that has ended stays as it is
+            service.give_up(job)  # no-one will ask for it again
     except ServiceError as error:
+        registry.metrics.rejected(name, error.code)
         return _error(error)
 
 
@@ -104,7 +111,8 @@ def _find(registry: Registry, model: str) -> Service:
 
 def _input(service: Service, body: SpeechBody) -> Mapping[str, Any]:
     """The service's own input. The names of OpenAI's voices mean the default voice, unless there is one so named."""
-    voices = {voice.name for voice in service.handler.voices_offered()}
+    handler = service.handler
+    voices = {voice.name for voice in handler.voices_offered()} if isinstance(handler, OffersVoices) else set()
     voice = None if body.voice in OPENAI_VOICES and body.voice not in voices else body.voice
     streamed = {"stream": True, "sample_rate": PCM_RATE} if body.response_format == "pcm" else {}
     return {
@@ -126,24 +134,27 @@ async def _answer(request: web.Request, service: Service, job: Job) -> web.Strea
         await response.prepare(request)
         while chunks:
             for chunk in chunks:
-                await response.write(base64.b64decode(msgspec.json.decode(chunk)["audio"]))
+                await response.write(chunk["audio"])
             chunks = await _next_chunks(request, service, job)
     except ConnectionError:
         return response  # the caller went away
-    if job.status is not JobStatus.COMPLETED and request.transport is not None:
+    whole = job.status is JobStatus.COMPLETED and not job.stream.dropped
+    if not whole and request.transport is not None:
         request.transport.abort()  # the status line is out: a cut connection is the only way to tell
     return response
 
 
-async def _next_chunks(request: web.Request, service: Service, job: Job) -> list[msgspec.Raw]:
-    """Chunks as soon as there are some; none once the job has ended."""
+async def _next_chunks(request: web.Request, service: Service, job: Job) -> list[Any]:
+    """Chunks as soon as there are some; none once the job has ended, or if some were lost."""
     while True:
-        if chunks := job.take_chunks():
+        if job.stream.dropped:
+            return []
+        if chunks := job.read_stream():
             return chunks
         if job.ended:
             return []
         if request.transport is None or request.transport.is_closing():
-            job.finish(JobStatus.CANCELLED)
+            service.give_up(job)
             return []
         await service.wait_change(job, LOOK_EVERY_S)
 
@@ -153,11 +164,10 @@ async def _whole(request: web.Request, job: Job) -> web.StreamResponse:
         return web.Response(status=CLIENT_GONE)
     if job.output is None:
         raise JobFailed(job.error or f"the job ended as {job.status.value}")
-    output = await asyncio.to_thread(msgspec.json.decode, job.output)
-    if "audio" not in output:
-        return web.Response(status=303, headers={"Location": output["audio_url"]})  # it went to a bucket
-    data = await asyncio.to_thread(base64.b64decode, output["audio"])
-    return web.Response(body=data, headers={"Content-Type": output["media_type"]})
+    audio = job.output.file("audio")
+    if audio is None:  # it went to a bucket
+        return web.Response(status=303, headers={"Location": job.output.as_dict()["audio_url"]})
+    return web.Response(body=audio.data, headers={"Content-Type": audio.media_type})
 
 
 def _error(error: ServiceError) -> web.Response:

@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 from aiohttp import web
 
+from aiservices.model import ServiceState
 from aiservices.registry import Registry
-from aiservices.service import Service, ServiceState
+from aiservices.service import Service
 from aiservices.storage import PACKAGE_SCHEME
 from aiservices.transports.http.errors import json_response
 from aiservices.transports.http.lookup import DOCUMENT, REGISTRY

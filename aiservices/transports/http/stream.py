@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from aiservices.jobs import Job, JobStatus
+from aiservices.jobs import Job
+from aiservices.jobs.output import ON_LOOP_BYTES, encode_status
 from aiservices.service import Service
-from aiservices.transports.http.errors import StreamEnded
 
 HEARTBEAT_S = 15.0
 """A comment this often keeps proxies from closing a quiet connection."""
 
 
-async def poll(service: Service, job: Job, timeout_s: float) -> dict[str, Any]:
-    """Wait for a chunk or the end; take every chunk there is.
+async def poll(service: Service, job: Job, timeout_s: float) -> bytes:
+    """Wait for a chunk or the end; take every chunk there is. Returns the answer as JSON.
 
     Raises:
         StreamEnded: an earlier reader was told that the job was cancelled.
     """
-    _refuse_if_told(job)
     await service.wait_change(job, timeout_s)
-    _refuse_if_told(job)
-    chunks = [{"output": chunk} for chunk in job.take_chunks()]
-    _note_told(job)
-    return {"status": job.status, "stream": chunks}
+    size_bytes = job.stream.size_bytes
+    shown = {"stream": [{"output": chunk} for chunk in job.read_stream()], "status": job.status}
+    if size_bytes <= ON_LOOP_BYTES:
+        return msgspec.json.encode(shown)
+    return await asyncio.to_thread(msgspec.json.encode, shown)
 
 
 async def send_events(request: web.Request, service: Service, job: Job) -> web.StreamResponse:
@@ -34,33 +36,31 @@ async def send_events(request: web.Request, service: Service, job: Job) -> web.S
 
     It lasts as long as the job, which ``ttl`` and ``executionTimeout`` bound. The format is that of
     https://html.spec.whatwg.org/multipage/server-sent-events.html.
+
+    Raises:
+        StreamEnded: an earlier reader was told that the job was cancelled.
     """
-    _refuse_if_told(job)
+    ended, chunks = job.ended, job.read_stream()
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
     await response.prepare(request)
     try:
-        while not job.ended:
+        while not ended:
+            if chunks:
+                await response.write(await asyncio.to_thread(_events, chunks))
             await service.wait_change(job, HEARTBEAT_S)
-            await response.write(_output_events(job) or b": waiting\n\n")
-        await response.write(_output_events(job) + _event("status", msgspec.json.encode(service.status(job))))
+            ended, chunks = job.ended, job.read_stream()
+            if not (chunks or ended):
+                await response.write(b": waiting\n\n")
+        last = _event("status", await encode_status(service.status(job), job.output))
+        await response.write(await asyncio.to_thread(_events, chunks) + last)
     except ConnectionError:
-        return response  # the reader went away; the job goes on
-    _note_told(job)
+        pass  # the reader went away; the job goes on
     return response
 
 
-def _output_events(job: Job) -> bytes:
-    return b"".join(_event("output", bytes(chunk)) for chunk in job.take_chunks())
+def _events(chunks: Sequence[Any]) -> bytes:
+    return b"".join(_event("output", msgspec.json.encode(chunk)) for chunk in chunks)
 
 
 def _event(name: str, data: bytes) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
-
-
-def _refuse_if_told(job: Job) -> None:
-    if job.status is JobStatus.CANCELLED and job.delivered_end:
-        raise StreamEnded("the job was cancelled and its stream has been read to the end")
-
-
-def _note_told(job: Job) -> None:
-    job.delivered_end = job.status is JobStatus.CANCELLED

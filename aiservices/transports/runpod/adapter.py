@@ -16,10 +16,12 @@ import msgspec
 
 from aiservices.errors import InvalidInput, ServiceError
 from aiservices.inputs import explain
-from aiservices.jobs import Destination, Job, JobStatus
+from aiservices.jobs import Destination, Job, JobRequest
+from aiservices.jobs.output import ON_LOOP_BYTES
 from aiservices.logs import get_logger
+from aiservices.model import ServiceState
 from aiservices.registry import Registry
-from aiservices.service import JobRequest, Service, ServiceState
+from aiservices.service import Service
 from aiservices.settings import Config
 
 log = get_logger(__name__)
@@ -108,7 +110,7 @@ class RunPodAdapter:
                 run.tell(report)
         finally:
             self._end(str(event["id"]), run)
-        return _answer(run.job)
+        return await _answer(run.job)
 
     async def stream(self, event: Mapping[str, Any], report: Report) -> AsyncIterator[Any]:
         """Run one event to its end and give each chunk as it comes; the output, or ``{"error": text}``, comes last."""
@@ -120,12 +122,12 @@ class RunPodAdapter:
         try:
             while not run.job.ended:
                 await run.service.wait_change(run.job, self._progress_interval_s)
-                for chunk in run.job.take_chunks():
-                    yield msgspec.json.decode(chunk)
+                for chunk in run.job.read_stream():
+                    yield msgspec.to_builtins(chunk)
                 run.tell(report)
         finally:
             self._end(str(event["id"]), run)
-        yield _answer(run.job)
+        yield await _answer(run.job)
 
     async def cancel(self, event_id: str) -> None:
         """End an event's job, as RunPod asked for; one that has ended stays as it is."""
@@ -157,7 +159,7 @@ class RunPodAdapter:
     def _end(self, event_id: str, run: _Run) -> None:
         """The event is over for RunPod; nobody will ask for what its job makes of itself from now on."""
         self._runs.pop(event_id, None)
-        run.job.finish(JobStatus.CANCELLED)
+        run.service.give_up(run.job)
 
 
 def slots(config: Config) -> int:
@@ -180,15 +182,11 @@ def _refusal(error: Exception) -> dict[str, Any]:
     return {"error": "internal error"}
 
 
-def _answer(job: Job) -> dict[str, Any]:
-    if job.output is not None:
-        return _decoded(job.output)
-    return {"error": job.error or f"the job ended as {job.status.value}"}
-
-
-def _decoded(output: bytes) -> dict[str, Any]:
-    shown: dict[str, Any] = msgspec.json.decode(output)
-    return shown
+async def _answer(job: Job) -> dict[str, Any]:
+    output = job.output
+    if output is None:
+        return {"error": job.error or f"the job ended as {job.status.value}"}
+    return output.as_dict() if output.size_bytes <= ON_LOOP_BYTES else await asyncio.to_thread(output.as_dict)
 
 
 async def _loaded(service: Service) -> None:
