@@ -16,9 +16,10 @@ from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
 from aiservices.metrics import Metrics
+from aiservices.outputs import OutputStore
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
-from aiservices.storage import ModelStore, OutputStore
+from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
 
 T = TypeVar("T")
@@ -204,7 +205,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
     network = cast(Fetcher, NoNetwork())
     return Shared(
         fetcher=network,
-        webhooks=WebhookSender(WebhookConfig(), network, metrics.webhook),
+        webhooks=WebhookSender(WebhookConfig(), network, lambda service, result: None),
         outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),

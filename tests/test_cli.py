@@ -401,7 +401,7 @@ def test_a_terminal_gets_progress_and_is_spared_the_base64(cli: Cli, monkeypatch
 
 async def test_the_line_on_the_terminal_says_how_far_the_job_is() -> None:
     service = make_service(Upper())
-    from aiservices.service import JobRequest
+    from aiservices.jobs import JobRequest
 
     job = service.submit(JobRequest(input={"text": "hi"}))
     assert progress_line(service, job) == "the model is waiting to be loaded"

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 
 from aiservices.errors import Conflict, JobNotFound, QueueFull, Unavailable
 from aiservices.handler import Task
-from aiservices.jobs import ENDED, RETRYABLE, Job, JobStatus
-from aiservices.service import JobRequest, Service
+from aiservices.jobs import ENDED, RETRYABLE, Job, JobRequest, JobStatus
+from aiservices.service import Service
 from tests.fakes import Counting, DirectExecutor, TextInput, TextOutput, Upper, make_service, make_shared
 
 TTL_S = 50.0

@@ -5,8 +5,9 @@ import pytest
 
 from aiservices.errors import ConfigError, UnknownService
 from aiservices.handler import BatchHandler
+from aiservices.jobs import JobRequest
 from aiservices.registry import Registry, load_handler
-from aiservices.service import JobRequest, ServiceState
+from aiservices.service import ServiceState
 from aiservices.settings import Config, ServiceConfig
 
 

@@ -14,8 +14,8 @@ import pytest
 import aiservices
 from aiservices.errors import Conflict, InvalidInput, JobFailed, JobNotFound, QueueFull, Unavailable
 from aiservices.handler import Context, Handler, Task
-from aiservices.jobs import Job, JobStatus
-from aiservices.service import JobRequest, Service, ServiceState, check_memory
+from aiservices.jobs import Job, JobRequest, JobStatus
+from aiservices.service import Service, ServiceState, check_memory
 from aiservices.storage import ModelStore, OnProgress, Progress
 from tests.fakes import Counting, Gated, Shelved, TextInput, TextOutput, Unloadable, Upper, make_service, make_shared
 

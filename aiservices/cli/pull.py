@@ -16,7 +16,7 @@ from aiservices.config import load_config
 from aiservices.errors import ConfigError, nearest
 from aiservices.logs import configure_logging
 from aiservices.registry import load_handler
-from aiservices.service import option_folders
+from aiservices.model import option_folders
 from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore
 

@@ -16,7 +16,7 @@ from aiservices.jobs.request import JobRequest
 from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.logs import get_logger
-from aiservices.metrics import Metrics
+from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
 from aiservices.webhooks import WebhookSender
 
@@ -35,7 +35,7 @@ class JobManager:
         worker_id: names this process in status objects.
     """
 
-    def __init__(self, config: ServiceConfig, metrics: Metrics, webhooks: WebhookSender, worker_id: str) -> None:
+    def __init__(self, config: ServiceConfig, metrics: ServiceMetrics, webhooks: WebhookSender, worker_id: str) -> None:
         self.config = config
         self.service = config.name
         self.worker_id = worker_id
@@ -43,8 +43,8 @@ class JobManager:
         """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
         self.ended_counts: dict[JobStatus, int] = dict.fromkeys(ENDED, 0)
         self.retried_count = 0
-        self._metrics = metrics.service(config.name)
-        self._metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
+        self._metrics = metrics
+        metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self._webhooks = webhooks
         self._jobs: dict[str, Job] = {}
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)

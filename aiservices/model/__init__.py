@@ -1,6 +1,7 @@
 """One model of one service: its thread, its device, and where it is between COLD and STOPPED."""
 
+from aiservices.model.device import check_memory, resolve_device
 from aiservices.model.lifecycle import LoadFailed, Model, ServiceState, option_folders
 from aiservices.model.thread import ModelThread
 
-__all__ = ["LoadFailed", "Model", "ModelThread", "ServiceState", "option_folders"]
+__all__ = ["LoadFailed", "Model", "ModelThread", "ServiceState", "check_memory", "option_folders", "resolve_device"]

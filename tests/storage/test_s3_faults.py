@@ -18,7 +18,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from aiservices.errors import ServiceError
-from aiservices.service import JobRequest
+from aiservices.jobs import JobRequest
 from aiservices.settings import S3Config
 from aiservices.storage import ModelStore, Progress
 from tests.fakes import Upper, make_service, make_shared

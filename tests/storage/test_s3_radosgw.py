@@ -16,8 +16,8 @@ import pytest
 from yarl import URL
 
 from aiservices.errors import ServiceError
+from aiservices.jobs import JobRequest
 from aiservices.registry import Registry
-from aiservices.service import JobRequest
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig
 from aiservices.storage.s3.checksum import sha256_of
 from aiservices.storage.s3.remote import parse_manifest

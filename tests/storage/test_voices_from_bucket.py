@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
-from aiservices.service import JobRequest, Service
+from aiservices.jobs import JobRequest
+from aiservices.service import Service
 from aiservices.settings import S3Config
 from tests.fakes import make_service, make_shared
 from tests.storage.conftest import Bucket, make_store

@@ -21,9 +21,9 @@ from aiohttp.test_utils import TestServer
 
 from aiservices.errors import InvalidInput
 from aiservices.handler import BatchHandler, Task, output_file
-from aiservices.jobs import Destination
+from aiservices.jobs import Destination, JobRequest
 from aiservices.registry import Registry
-from aiservices.service import JobRequest, Service
+from aiservices.service import Service
 from aiservices.settings import Config, FetchConfig, OutputsConfig, S3Config, ServerConfig, ServiceConfig
 from aiservices.transports.runpod import RunPodAdapter
 from tests.fakes import TextInput

@@ -3,9 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from aiservices.executor import ModelExecutor
 
 from aiservices.errors import ModelBroken, OutOfMemory
+from aiservices.model import ModelThread
 
 
 class OutOfMemoryError(RuntimeError):
@@ -17,15 +17,15 @@ class AcceleratorError(RuntimeError):
 
 
 @pytest.fixture
-def executor() -> ModelExecutor:
-    return ModelExecutor("model-test")
+def executor() -> ModelThread:
+    return ModelThread("model-test")
 
 
 def raising(error: BaseException) -> None:
     raise error
 
 
-def test_calls_run_one_after_another_on_one_thread(executor: ModelExecutor) -> None:
+def test_calls_run_one_after_another_on_one_thread(executor: ModelThread) -> None:
     seen: list[tuple[int, str]] = []
     futures = [executor.submit(lambda n=n: seen.append((n, threading.current_thread().name))) for n in range(50)]  # type: ignore[misc]
     for future in futures:
@@ -48,7 +48,7 @@ def test_calls_run_one_after_another_on_one_thread(executor: ModelExecutor) -> N
     ],
 )
 def test_an_error_is_told_in_the_cores_words_and_the_thread_lives_on(
-    executor: ModelExecutor, raised: BaseException, told: type[Exception]
+    executor: ModelThread, raised: BaseException, told: type[Exception]
 ) -> None:
     with pytest.raises(told) as caught:
         executor.submit(lambda: raising(raised)).result(10)
@@ -57,7 +57,7 @@ def test_an_error_is_told_in_the_cores_words_and_the_thread_lives_on(
     executor.stop()
 
 
-def test_an_idle_thread_holds_on_to_nothing(executor: ModelExecutor) -> None:
+def test_an_idle_thread_holds_on_to_nothing(executor: ModelThread) -> None:
     import gc
     import weakref
 
@@ -74,6 +74,6 @@ def test_an_idle_thread_holds_on_to_nothing(executor: ModelExecutor) -> None:
     executor.stop()
 
 
-def test_stopping_what_never_started_is_harmless(executor: ModelExecutor) -> None:
+def test_stopping_what_never_started_is_harmless(executor: ModelThread) -> None:
     executor.stop()
     assert executor.join(0)
