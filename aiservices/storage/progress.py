@@ -43,21 +43,22 @@ class ProgressReporter:
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
-        self._progress = Progress()
+        self._start = Progress()
+        self._files = self._bytes = 0
         self._reported_at = 0.0
         self._lock = threading.Lock()
 
     def start(self, progress: Progress) -> None:
         """Report how far it is at the beginning."""
         with self._lock:
-            self._progress = progress
+            self._start = progress
             self._report()
 
     def add(self, *, files: int = 0, bytes: int = 0) -> None:
         """Count files and bytes that are done; negative numbers take back what turned out to be wrong."""
         with self._lock:
-            now = self._progress
-            self._progress = attrs.evolve(now, files=now.files + files, bytes=now.bytes + bytes)
+            self._files += files
+            self._bytes += bytes
             if time.monotonic() - self._reported_at >= REPORT_INTERVAL_S:
                 self._report()
 
@@ -68,7 +69,8 @@ class ProgressReporter:
 
     def _report(self) -> None:
         self._reported_at = time.monotonic()
-        self._on_progress(self._progress)
+        start = self._start
+        self._on_progress(attrs.evolve(start, files=start.files + self._files, bytes=start.bytes + self._bytes))
 
 
 def readable(count: float) -> str:

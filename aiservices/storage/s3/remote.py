@@ -141,9 +141,7 @@ def _check_model(location: Location, paths: list[str], wanted: set[str], *, weig
     if not wanted:
         raise ServiceError(f"no file there matches the patterns; there are {_some(paths)}")
     if weights and not location.files and not holds_weights(list(wanted)):
-        raise ServiceError(
-            f"no weights there, only {_some(sorted(wanted))}; name the files with ?files=… if it is a model"
-        )
+        raise ServiceError(f"no weights there, only {_some(sorted(wanted))} (if that is a model, name ?files=…)")
 
 
 def _some(paths: Sequence[str]) -> str:
