@@ -15,8 +15,8 @@ from aiservices.cli import Exit
 from aiservices.cli.packages import extra_of, packages_are_known, packages_of
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError
-from aiservices.registry import load_handler
 from aiservices.model import check_memory, option_folders, resolve_device
+from aiservices.registry import load_handler
 from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.storage import ModelStore
 

@@ -1,4 +1,4 @@
-"""``models``: what was downloaded, and how to be rid of it."""
+"""``models``: list and remove downloaded models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADING = ("MODEL", "SIZE", "LAST USED", "VERIFIED", "IN USE", "FOLDER")
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
-    """Print the table, or remove a model and say what that freed."""
+    """Print the table, or remove a model and print how much space that freed."""
     config = read_settings(options, environ)
     store = ModelStore(config)
     if options.action == "rm":

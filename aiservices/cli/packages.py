@@ -1,4 +1,4 @@
-"""Which packages a handler needs, by the extra that bears its module's name, and which of them are here."""
+"""Which packages a handler needs, by the extra with its module's name, and which of them are installed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Package:
     """One package that is needed.
 
     Attributes:
-        versions: which will do, as ``>=2,<3``.
-        found: the version that is here, None if there is none.
+        versions: which are accepted, as ``>=2,<3``.
+        found: the installed version, None if there is none.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Package:
 
     @property
     def fits(self) -> bool:
-        """Whether it is here in a version that will do."""
+        """Whether it is installed in an accepted version."""
         return self.found is not None and _fits(self.found, self.versions)
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ def extra_of(handler: str) -> str:
 
 
 def packages_are_known() -> bool:
-    """Whether this is an installation, which knows what it needs, and no mere copy of the source."""
+    """Whether this is an installation, which lists what it needs, and not a mere copy of the source."""
     return _version("aiservices") is not None
 
 
@@ -80,5 +80,5 @@ def _fits(version: str, versions: str) -> bool:
     try:
         from packaging.specifiers import SpecifierSet
     except ImportError:
-        return True  # every extra with fragile versions brings it along
+        return True  # every extra with fragile versions installs it
     return SpecifierSet(versions).contains(version, prereleases=True)

@@ -10,16 +10,16 @@ from aiservices.storage import Progress, readable
 
 BAR_WIDTH = 20
 PLAIN_STEPS = 10
-"""How many plain lines a whole transfer takes at most."""
+"""How many plain lines a transfer prints at most."""
 
 
 class ProgressLine:
-    """Shows what it is told of one transfer.
+    """Shows the progress of one transfer.
 
     Args:
         name: what is transferred.
-        out: where to; whether that is a terminal decides on the form.
-        clock: seconds that go by.
+        out: where to write; the form depends on whether it is a terminal.
+        clock: returns seconds.
     """
 
     def __init__(self, name: str, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,7 +31,7 @@ class ProgressLine:
         self._step = -1
 
     def __call__(self, progress: Progress) -> None:
-        """Show it, if there is something new to show."""
+        """Redraw the line, or print another one when a further step is done."""
         if self._begin is None:
             self._begin = self._clock(), progress.bytes
         if self._terminal:

@@ -1,4 +1,4 @@
-"""``pull``: bring models here before they are needed, as while a container is built."""
+"""``pull``: download models before they are needed, as while a container is built."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from aiservices.cli.settings import read_settings
 from aiservices.config import load_config
 from aiservices.errors import ConfigError, nearest
 from aiservices.logs import configure_logging
-from aiservices.registry import load_handler
 from aiservices.model import option_folders
+from aiservices.registry import load_handler
 from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore
 
 
 @attrs.frozen
 class Wanted:
-    """A folder that is to be brought here.
+    """A folder that is to be downloaded.
 
     Attributes:
-        name: what is shown.
+        name: what the output calls it.
         option: which option names it; "" for a model.
     """
 
@@ -36,7 +36,7 @@ class Wanted:
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
-    """Fetch one folder after the other and say where each lies."""
+    """Download one folder after the other and print where each is."""
     config = read_settings(options, environ)
     configure_logging("warning", config.server.log_format)
     asyncio.run(_pull(config, list(_wanted(config, options, environ))))
@@ -44,10 +44,10 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
 
 
 def _wanted(config: Config, options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[Wanted]:
-    """Yield every model that is meant, and the folders beside it that options name.
+    """Yield every model that is wanted, and the folders beside it that options name.
 
     Raises:
-        ConfigError: nothing bears that name, or a handler cannot be imported.
+        ConfigError: nothing has that name, or a handler cannot be imported.
     """
     what = options.what
     if what and "://" in what:

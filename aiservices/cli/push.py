@@ -1,4 +1,4 @@
-"""``push``: put a folder into a bucket, where ``s3://`` models come from."""
+"""``push``: upload a folder into a bucket, from which ``s3://`` models are downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aiservices.storage import ModelStore
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
-    """Upload it and say where it lies."""
+    """Upload the folder and print its URI."""
     config = read_settings(options, environ)
     configure_logging("warning", config.server.log_format)
     print(asyncio.run(_push(config, options.folder, options.uri)))

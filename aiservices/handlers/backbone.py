@@ -1,6 +1,6 @@
 """The model as the engine sees it: prompts in, logits out. Imports torch and transformers: import it inside ``load``.
 
-The wrapper's own ``forward`` is left aside for its parts (embeddings, vision tower, decoder, head): only so can a
+The wrapper's parts (embeddings, vision tower, decoder, head) are called instead of its own ``forward``: only so can a
 prompt that holds a picture be read in pieces, and only the last token's logits be computed.
 """
 

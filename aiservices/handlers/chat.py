@@ -50,7 +50,7 @@ class Chat:
         return list(self.backend.encode(str(text), add_special_tokens=False).ids)
 
     def tame(self, text: str) -> str:
-        """Make a stranger's text safe to put into a message: no token that steers the chat, no lone surrogate."""
+        """Make untrusted text safe to put into a message: no token that steers the chat, no lone surrogate."""
         text = text.encode(errors="replace").decode()
         while self._markers.search(text):
             text = self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)

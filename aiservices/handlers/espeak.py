@@ -161,7 +161,7 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         return speaker, f"not a clone: espeak-ng only takes the pitch of audio_prompt_url, about {wanted_hz:.0f} Hz"
 
     def _pitch_for(self, name: str, wanted_hz: float) -> int:
-        """espeak's pitch setting that brings this speaker nearest to ``wanted_hz``, from measurements made once."""
+        """espeak's pitch setting at which this speaker is nearest to ``wanted_hz``, from measurements made once."""
         import numpy as np
 
         if name not in self._pitches_hz:

@@ -1,6 +1,6 @@
 """A program of its own that speaks one text: ``espeak_process.py LIBRARY DATA < request.json > speech.pcm``.
 
-It is kept apart from the server because espeak-ng cannot be trusted with a stranger's text in the server's process: it
+It is kept apart from the server because espeak-ng cannot be given untrusted text in the server's process: it
 copies the names of characters into buffers of fixed size and dies of some (1.52: U+28DF in a long text read by the
 Arabic voice), the same text sounds a little different after another one, and all its state is global. A new process a
 text takes 20 ms. It needs nothing but Python and the library.

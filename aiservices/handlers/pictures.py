@@ -1,4 +1,4 @@
-"""Turn a stranger's bytes into a picture, or refuse them. Pillow is imported when asked for."""
+"""Decode untrusted bytes into a picture, or refuse them. Pillow is imported on first use."""
 
 from __future__ import annotations
 

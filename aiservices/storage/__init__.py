@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, the package's own data, a hub, a bucket; always a whole local folder."""
+"""Models' files, from a folder, a Python package, a hub or a bucket; always as a complete local folder."""
 
 from aiservices.storage.cache import CachedModel
 from aiservices.storage.progress import OnProgress, Progress, readable

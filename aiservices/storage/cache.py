@@ -1,6 +1,6 @@
-"""What of the models' folder takes how much room, who uses it, and what gives way.
+"""The folder of downloaded models: how much space each takes, which are in use, and which are evicted.
 
-Every process that got a model holds a lease under ``model_dir/.uses`` for as long as it lives; the time of the last
+Every process that uses a model holds a lease under ``model_dir/.uses`` for as long as it lives; the time of the last
 one is when the model was last used.
 """
 
@@ -21,23 +21,25 @@ from aiservices.errors import ServiceError, nearest
 from aiservices.logs import get_logger
 from aiservices.storage.lease import Lease, is_held
 from aiservices.storage.progress import readable
-from aiservices.storage.s3.local import PARTIAL, is_whole, whole_versions
+from aiservices.storage.s3.marker import PARTIAL, complete_versions, is_complete
 from aiservices.storage.s3.remote import MANIFEST
 
-RESERVE_BYTES = 64 * 2**20
-"""What a download leaves free on the disk, for logs and others."""
+MIN_FREE_BYTES = 64 * 2**20
+"""How much a download leaves free on the disk, for logs and others."""
 
 log = get_logger(__name__)
 
 
 @attrs.frozen(kw_only=True)
 class CachedModel:
-    """One model that is kept.
+    """One version of a downloaded model.
 
     Attributes:
-        name: what it was downloaded from.
+        name: the URI that it was downloaded from.
+        bytes: how much space it takes.
         last_used: seconds since the epoch.
-        verified: the weakest checksum of its files; "partial" if it is not whole.
+        verified: the weakest checksum of its files; "partial" if it is not complete, "damaged" if
+            files are missing or cut off.
     """
 
     name: str
@@ -53,14 +55,14 @@ class Cache:
 
     Args:
         model_dir: that folder.
-        budget_bytes: most that may lie there; 0 for any.
+        budget_bytes: how much it may hold; 0 for any amount.
     """
 
     def __init__(self, model_dir: Path, budget_bytes: int) -> None:
         self.model_dir = model_dir
         self._budget_bytes = budget_bytes
         self._uses: dict[Path, Lease] = {}
-        self._work: list[threading.Thread] = []
+        self._background: list[threading.Thread] = []
         self._lock = threading.Lock()
 
     def use(self, folder: Path) -> None:
@@ -73,52 +75,55 @@ class Cache:
         with contextlib.suppress(OSError):
             os.utime(self._uses_of(folder))
 
-    def forgo(self, folder: Path) -> None:
-        """Take a :meth:`use` back."""
+    def release(self, folder: Path) -> None:
+        """End what :meth:`use` began."""
         with self._lock:
             lease = self._uses.pop(folder, None)
         if lease:
             lease.release(remove=True)
 
-    def later(self, work: Callable[[], None]) -> None:
-        """Do something beside, whenever it is done."""
-        thread = threading.Thread(target=work, name="storage-later", daemon=True)
+    def run_in_background(self, work: Callable[[], None]) -> None:
+        """Run something in a thread that only :meth:`close` may wait for."""
+        thread = threading.Thread(target=work, name="storage-background", daemon=True)
         thread.start()
-        self._work.append(thread)
+        self._background.append(thread)
 
     def close(self, *, flush: bool) -> None:
-        """Let go of every folder; with ``flush`` after what was put off is done."""
-        for thread in self._work if flush else ():
+        """Release every folder; with ``flush``, after the work in the background is done."""
+        for thread in self._background if flush else ():
             thread.join()
         for folder in list(self._uses):
-            self.forgo(folder)
+            self.release(folder)
 
     def models(self) -> list[CachedModel]:
-        """Return what is kept, last used first."""
+        """Return the downloaded models, the last used first."""
         found = [*self._from_buckets(), *self._from_hub()]
         return sorted(found, key=lambda model: -model.last_used)
 
     def remove(self, name: str) -> list[CachedModel]:
-        """Remove every version of a model.
+        """Remove every version of a model; return them.
+
+        Args:
+            name: its URI, or the path of its folder.
 
         Raises:
-            ServiceError: there is none of that name, or it is in use.
+            ServiceError: there is no such model, or it is in use.
         """
         known = self.models()
         chosen = [model for model in known if name.rstrip("/") in (model.name.rstrip("/"), str(model.folder))]
         if not chosen:
             names = {model.name for model in known}
-            raise ServiceError(f"no model {name!r} is kept here" + (nearest(name, names) if names else ""))
+            raise ServiceError(f"no model {name!r} is here" + (nearest(name, names) if names else ""))
         for model in chosen:
             if not self._discard(model):
                 raise ServiceError(f"{model.name} is in use; stop the process that runs it first")
         return chosen
 
     def make_room(self, missing_bytes: int) -> None:
-        """See that so much fits, within the budget and on the disk.
+        """Evict the models used longest ago until a download fits, within the budget and on the disk.
 
         Raises:
-            ServiceError: it does not, even without everything that may go.
+            ServiceError: it does not fit even without every model that is not in use.
         """
         models = self.models()
         kept = sum(model.bytes for model in models)
@@ -130,39 +135,39 @@ class Cache:
                 kept -= model.bytes
         self._check(kept, missing_bytes)
 
-    def supersede(self, newest: Path) -> None:
-        """Remove the other versions of a model, unless someone uses them."""
+    def remove_superseded(self, newest: Path) -> None:
+        """Remove the other versions of a model, unless they are in use."""
         for model in self._from_buckets():
             if model.folder.parent == newest.parent and model.folder != newest and model.verified != PARTIAL:
                 self._discard(model)
 
     def _fits(self, kept: int, missing_bytes: int) -> bool:
         within = not self._budget_bytes or kept + missing_bytes <= self._budget_bytes
-        return within and missing_bytes + RESERVE_BYTES <= shutil.disk_usage(self.model_dir).free
+        return within and missing_bytes + MIN_FREE_BYTES <= shutil.disk_usage(self.model_dir).free
 
     def _check(self, kept: int, missing_bytes: int) -> None:
         if self._fits(kept, missing_bytes) or not missing_bytes:
             return
         free = shutil.disk_usage(self.model_dir).free
-        if missing_bytes + RESERVE_BYTES > free:
-            room = f"{readable(free)} are free on the disk of {self.model_dir}"
+        if missing_bytes + MIN_FREE_BYTES > free:
+            space = f"{readable(free)} are free on the disk of {self.model_dir}"
         else:
-            room = f"{readable(self._budget_bytes - kept)} are left of cache_gib"
-        raise ServiceError(f"{readable(missing_bytes)} are missing and {room}; 'aiservices models rm' makes room")
+            space = f"{readable(self._budget_bytes - kept)} are left of cache_gib"
+        raise ServiceError(f"{readable(missing_bytes)} are missing and {space}; 'aiservices models rm' frees space")
 
     def _discard(self, model: CachedModel) -> bool:
-        """Remove a folder unless it is in use: out of the way first, so that nobody finds half of it."""
+        """Remove a folder unless it is in use: renamed first, so that no process finds half of it."""
         if self._in_use(model.folder):
             return False
-        aside = model.folder.with_name(f".removed-{uuid.uuid4().hex}")
+        removed = model.folder.with_name(f".removed-{uuid.uuid4().hex}")
         try:
-            model.folder.rename(aside)
+            model.folder.rename(removed)
         except FileNotFoundError:
             return True
-        if self._in_use(model.folder):  # by someone who found it just before
-            aside.rename(model.folder)
+        if self._in_use(model.folder):  # by a process that found it just before
+            removed.rename(model.folder)
             return False
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)
         shutil.rmtree(self._uses_of(model.folder), ignore_errors=True)
         return True
 
@@ -194,10 +199,10 @@ class Cache:
 
     def _from_buckets(self) -> Iterator[CachedModel]:
         for root in _folders(self.model_dir / "s3"):
-            for folder, marker in whole_versions(root):
-                levels = {kept.verified for path, kept in marker.files.items() if path != MANIFEST}
+            for folder, marker in complete_versions(root):
+                levels = {file.verified for path, file in marker.files.items() if path != MANIFEST}
                 weakest = next((level for level in ("size", "etag", "sha256") if level in levels), "size")
-                yield self._model(marker.source, folder, marker.bytes, weakest if is_whole(folder) else "damaged")
+                yield self._model(marker.source, folder, marker.bytes, weakest if is_complete(folder) else "damaged")
             if (root / PARTIAL).is_dir():
                 yield self._model(root.name, root / PARTIAL, _bytes_in(root / PARTIAL), PARTIAL)
 
@@ -214,6 +219,6 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Sum the blocks that its files take, links not followed: a partial file is as large as what was written."""
+    """Sum what its files take on disk, links not followed: a sparse file counts as far as it was written."""
     sizes = (path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(min(each.st_size, each.st_blocks * 512) for each in sizes)

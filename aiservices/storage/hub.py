@@ -1,7 +1,7 @@
 """A repository of a model hub, through ``huggingface_hub``; blocking, so called in a thread.
 
-The hub's own cache is what keeps the files, in a folder of ours: it survives interrupted downloads, shares files
-between revisions and knows whether a snapshot is whole when there is no network.
+The files are in the hub client's own cache, in a folder of the store: it survives interrupted downloads, shares files
+between revisions and knows without a network whether a snapshot is complete.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 """What is fetched of a repository: weights as safetensors, and the small files that describe them."""
 
 ALL = ("*",)
-"""What is fetched of a repository that is no model."""
+"""What is fetched of a repository that is not a model."""
 
 NOT_FILES = ("*consolidated*", "original/*", "onnx/*", "openvino/*", "gguf/*")
-"""The same weights once more, in formats of other runtimes; Mistral's repositories would be twice their size."""
+"""Copies of the same weights, in formats of other runtimes; Mistral's repositories would be twice their size."""
 
 _URI = re.compile(
     r"^hf://(?P<repository>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?:\?(?P<query>[^?#]*))?$", re.ASCII
@@ -46,7 +46,7 @@ class HubModel:
 
     @property
     def not_files(self) -> tuple[str, ...]:
-        """Patterns of what is left out: nothing that was asked for by name."""
+        """Patterns of what is left out; none where the URI names files."""
         return NOT_FILES if self.files == FILES else ()
 
 
@@ -54,10 +54,10 @@ def parse(uri: str, files: tuple[str, ...] = FILES) -> HubModel:
     """Read an ``hf://`` URI.
 
     Args:
-        files: what is wanted unless it names some.
+        files: what is wanted unless the URI names files.
 
     Raises:
-        ServiceError: it is none.
+        ServiceError: it is not a valid one.
     """
     match = _URI.match(uri)
     query = parse_qs(match["query"] or "") if match else {}
@@ -68,10 +68,10 @@ def parse(uri: str, files: tuple[str, ...] = FILES) -> HubModel:
 
 
 def download(uri: str, folder: Path, files: tuple[str, ...] = FILES) -> Path:
-    """Return the local folder of a repository's snapshot, whole; fetch what of it is not there.
+    """Return the local folder of a repository's snapshot, complete; download what is missing.
 
     Raises:
-        ServiceError: it cannot be had; says what to do.
+        ServiceError: it cannot be downloaded; says what to do.
     """
     model = parse(uri, files)
     with _explained(model, folder):
@@ -82,7 +82,7 @@ def describe(uri: str, folder: Path, files: tuple[str, ...] = FILES) -> str:
     """Say where it is, or how much would be downloaded.
 
     Raises:
-        ServiceError: it is neither here nor to be had.
+        ServiceError: it is not here, and the hub cannot be asked.
     """
     model = parse(uri, files)
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError

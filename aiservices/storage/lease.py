@@ -1,9 +1,9 @@
-"""Who holds a folder: one file that a process holds for as long as it lives and says so.
+"""A lease on a folder: a file that at most one process holds, and no longer than it lives.
 
-On one machine, containers included, the kernel's lock on the file is the truth, and it goes with its process however
-that ends. Across machines that share a volume such a lock may not be seen; there the file's age counts, which the
-holder renews. A holder that was taken for dead and is not does no harm: what two downloads write is the same, and a
-folder is put in place by one rename. The lease saves work, it does not make things right.
+On one machine, containers included, the kernel's lock on the file decides, and it ends with its process however that
+ends. Across machines that share a volume such a lock may be invisible; there the file's age decides, which the holder
+renews. A holder that is mistaken for dead does no harm: two downloads write the same bytes, and a folder is put in
+place by one rename. The lease saves work; correctness does not depend on it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,12 @@ def this_machine() -> str:
 
 
 class Lease:
-    """A file that at most one holds.
-
-    Blocking, but only for short: called in a thread.
+    """A file that at most one process holds. Blocks shortly, so it is called in a thread.
 
     Args:
-        path: the file; it stays when nobody holds it, and then means nothing.
-        lease_s: how long the word of a holder on another machine counts.
-        machine: ours, by another name in tests.
+        path: the file; it may exist without a holder.
+        lease_s: seconds after its last renewal for which a holder on another machine counts.
+        machine: identifies this machine.
     """
 
     def __init__(self, path: Path, lease_s: float = DEFAULT_LEASE_S, machine: str | None = None) -> None:
@@ -50,7 +48,7 @@ class Lease:
         self._released = threading.Event()
 
     def acquire(self) -> bool:
-        """Take it if nobody has it; return whether it is ours."""
+        """Take the lease if it is free; return whether this object holds it now."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         if not _is_free(file, self._lease_s, self._machine) or not self._is_there(file):
@@ -64,19 +62,23 @@ class Lease:
         return True
 
     def release(self, *, remove: bool = False) -> None:
-        """Give it back; does nothing if it is not ours."""
+        """Give the lease back; does nothing if this object does not hold it.
+
+        Args:
+            remove: whether to remove the file too.
+        """
         file, self._file = self._file, None
         if file is None:
             return
         self._released.set()
-        with contextlib.suppress(OSError):  # whoever cleared the folder away took the file as well
+        with contextlib.suppress(OSError):  # the file may have been removed with its folder
             os.truncate(file, 0)
             if remove:
                 self.path.unlink()
         os.close(file)
 
     def _is_there(self, file: int) -> bool:
-        """Whether the name still means this file: its last holder may have removed it since we opened it."""
+        """Whether the path still names this file: its last holder may have removed it since it was opened."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.fstat(file), self.path.stat())
         return False
@@ -88,7 +90,7 @@ class Lease:
 
 
 def is_held(path: Path, lease_s: float = DEFAULT_LEASE_S, machine: str | None = None) -> bool:
-    """Whether anyone holds it. Blocking."""
+    """Whether any process holds the lease. Blocking."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -100,7 +102,7 @@ def is_held(path: Path, lease_s: float = DEFAULT_LEASE_S, machine: str | None = 
 
 
 def _is_free(file: int, lease_s: float, machine: str) -> bool:
-    """Take the kernel's lock, and look for a holder whose lock cannot be seen from here."""
+    """Take the kernel's lock, and look for a holder whose lock is not visible here."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The one door to models: a URI in, a whole local folder out."""
+"""The entry point to models: a URI in, a complete local folder out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from aiservices.logs import get_logger
 from aiservices.settings import Config
 from aiservices.storage import hub
 from aiservices.storage.cache import Cache, CachedModel
+from aiservices.storage.concurrency import in_thread, on_own_loop
 from aiservices.storage.progress import OnProgress, Progress
-from aiservices.storage.s3.bring import bring, describe
+from aiservices.storage.s3.fetch import describe_model, fetch_model
 from aiservices.storage.s3.upload import push
-from aiservices.storage.threads import in_thread, on_own_loop
 
 PACKAGE_SCHEME = "package://"
 HUB_SCHEME = "hf://"
@@ -33,15 +33,15 @@ class ModelStore:
     ==================================  ====================================================================
     ``""``                              no model
     ``package://package/folder``        files that were installed with a Python package
-    ``hf://org/name@revision``          a model hub's repository; kept in ``model_dir/hub``
-    ``s3://bucket/prefix/``             everything below a prefix; kept in ``model_dir/s3``
+    ``hf://org/name@revision``          a model hub's repository; stored in ``model_dir/hub``
+    ``s3://bucket/prefix/``             everything below a prefix; stored in ``model_dir/s3``
     anything else                       a folder, relative to where the process was started
     ==================================  ====================================================================
 
     What was resolved is in use, and not removed, until :meth:`close` or the end of the process.
 
     Args:
-        config: the folder that keeps downloads, how much it may hold, and the S3 settings.
+        config: the folder for downloads, how much it may hold, and the S3 settings.
     """
 
     def __init__(self, config: Config) -> None:
@@ -56,12 +56,12 @@ class ModelStore:
         Two services that name the same model download it once, and so do two processes on one volume.
 
         Args:
-            uri: what the table above knows.
-            on_progress: told on this loop how far a download is, a few times a second.
-            option: which option of the service names it, if it is no model: it need not hold weights then.
+            uri: see the table above.
+            on_progress: gets reports of a download on this loop, a few times a second.
+            option: which option of the service names it, if it is not a model: it need not hold weights then.
 
         Raises:
-            ServiceError: there is no such model, or it cannot be had; the text says what to do.
+            ServiceError: there is no such model, or it cannot be downloaded; the text says what to do.
         """
         if not uri:
             return None
@@ -80,44 +80,44 @@ class ModelStore:
             option: likewise.
 
         Raises:
-            ServiceError: there is no such model, or it cannot be had.
+            ServiceError: there is no such model, or its store cannot be asked.
         """
         with _naming(option):
             scheme = _scheme(uri)
             if scheme == HUB_SCHEME:
                 return await in_thread(hub.describe, uri, self._hub_dir, hub.ALL if option else hub.FILES)
             if scheme == BUCKET_SCHEME:
-                return await on_own_loop(describe(uri, self._s3, self._cache, weights=not option))
+                return await on_own_loop(describe_model(uri, self._s3, self._cache, weights=not option))
             return f"in {await self._resolvers(None)[scheme](uri)}"
 
     async def push(self, folder: Path, uri: str, on_progress: OnProgress | None = None) -> str:
-        """Upload a folder below a prefix of a bucket, with a manifest of SHA-256 sums; return where it lies.
+        """Upload a folder below a prefix of a bucket, with a manifest of SHA-256 sums; return its URI.
 
         Raises:
-            ServiceError: there is nothing to upload, or the store does not take it.
+            ServiceError: there is nothing to upload, or the store refuses it.
         """
         if _scheme(uri) != BUCKET_SCHEME:
             raise ServiceError(f"{uri!r}: only a bucket takes uploads; expected s3://bucket/prefix/")
         return await on_own_loop(push(folder, uri, self._s3, _on_this_loop(on_progress)))
 
     async def models(self) -> list[CachedModel]:
-        """Return what was downloaded and is kept, last used first."""
+        """Return the downloaded models, the last used first."""
         return await in_thread(self._cache.models)
 
     async def remove(self, name: str) -> list[CachedModel]:
         """Remove a downloaded model: all versions; return them.
 
         Raises:
-            ServiceError: none is of that name, or it is in use.
+            ServiceError: there is no such model, or it is in use.
         """
         return await in_thread(self._cache.remove, name)
 
     async def close(self, *, flush: bool = False) -> None:
-        """Let go of every folder.
+        """Release every folder.
 
         Args:
             flush: wait until what was downloaded is on disk. Without it, a machine that loses its power before that
-                fetches it again; a process that ends does no harm.
+                downloads it again; the end of the process does no harm.
         """
         await in_thread(self._cache.close, flush=flush)
 
@@ -125,7 +125,7 @@ class ModelStore:
         self, on_progress: OnProgress | None, *, weights: bool = True
     ) -> Mapping[str, Callable[[str], Awaitable[Path]]]:
         def from_bucket(uri: str) -> Awaitable[Path]:
-            return on_own_loop(bring(uri, self._s3, self._cache, _on_this_loop(on_progress), weights=weights))
+            return on_own_loop(fetch_model(uri, self._s3, self._cache, _on_this_loop(on_progress), weights=weights))
 
         return {
             PACKAGE_SCHEME: lambda uri: in_thread(_from_package, uri),
@@ -142,7 +142,7 @@ class ModelStore:
 
 @contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """Have an error name the option, if there is one, instead of a model."""
+    """Have errors name the option, if there is one, instead of a model."""
     try:
         yield
     except ServiceError as error:
@@ -152,15 +152,15 @@ def _naming(option: str) -> Iterator[None]:
 
 
 def _on_this_loop(on_progress: OnProgress | None) -> OnProgress:
-    """Have it called here, wherever the work is done."""
+    """Have reports from any thread arrive on the running loop."""
     if on_progress is None:
         return lambda progress: None
     loop = asyncio.get_running_loop()
 
-    def tell(progress: Progress) -> None:
+    def report(progress: Progress) -> None:
         loop.call_soon_threadsafe(partial(on_progress, progress))
 
-    return tell
+    return report
 
 
 def _scheme(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""A context without a house, and clips to speak with."""
+"""A task context without a server, and clips to speak with."""
 
 from __future__ import annotations
 

@@ -347,7 +347,7 @@ def test_every_format_comes_at_the_sample_rate_asked_for(engine: ChatterboxTextT
     assert len(samples) / sample_rate == pytest.approx(say(engine).duration_s, abs=0.1)
 
 
-def test_loudness_is_brought_to_its_target(checkpoint: Path, engine: ChatterboxTextToSpeech) -> None:
+def test_loudness_is_scaled_to_its_target(checkpoint: Path, engine: ChatterboxTextToSpeech) -> None:
     pyloudnorm: Any = importlib.import_module("pyloudnorm")
     louder = loaded(checkpoint, {**PLAIN, "loudness_lufs": -16.0})
     for text in (SENTENCE, LONG):

@@ -142,7 +142,7 @@ def _chat(tokenizer: Tokenizer) -> Any:
         "[ INST]",
     ],
 )
-def test_markers_in_a_strangers_text_become_plain_text(kind: str, hostile: str) -> None:
+def test_markers_in_untrusted_text_become_plain_text(kind: str, hostile: str) -> None:
     chat = _chat(TOKENIZERS[kind])
     tokens = chat.encode([{"role": "user", "content": chat.tame(hostile)}])
     special = [token for token in tokens if token < len(MISTRAL_TOKENS)]

@@ -298,7 +298,7 @@ def test_another_sample_rate_keeps_the_sound(sample_rate: int, to_rate: int) -> 
     assert np.abs(changed - exact)[middle].max() < 0.001
 
 
-def test_speech_is_brought_to_one_level_and_never_clips() -> None:
+def test_speech_is_scaled_to_one_level_and_never_clips() -> None:
     for loudness in (0.001, 0.1, 2.0):
         paused = np.concatenate([np.zeros(16_000, dtype=np.float32), loudness * voice_like(120)])
         levelled = audio.set_level(paused, 16_000)

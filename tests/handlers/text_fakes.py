@@ -1,4 +1,4 @@
-"""A context without a house, and a way to run a handler's rows to their end."""
+"""A task context without a server, and a way to run a handler's rows to their end."""
 
 from __future__ import annotations
 

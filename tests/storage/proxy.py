@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that notes every request and fails as it is told."""
+"""A proxy in front of an S3 server that records every request and fails on demand."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def garbled(proxy: FaultyProxy, *, where: Callable[[Seen], Any], times: int = 1_
 
 
 class Stall:
-    """Sends some bytes of an object and no more until it is let go.
+    """Sends some bytes of an object and no more until it is released.
 
     Args:
         where: which requests stall.

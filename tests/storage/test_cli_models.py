@@ -122,7 +122,7 @@ def test_pull_takes_another_profile_than_the_running_one(cli: Cli) -> None:
         (["pull", "ech"], Exit.USAGE, "no service, profile or URI 'ech'; did you mean 'echo'?"),
         (["pull", "s3://nowhere/x/"], Exit.FAILED, "model 's3://nowhere/x/': there is no such bucket"),
         (["models", "rm"], Exit.USAGE, "models rm: which one? 'aiservices models' lists them"),
-        (["models", "rm", "x"], Exit.FAILED, "no model 'x' is kept here"),
+        (["models", "rm", "x"], Exit.FAILED, "no model 'x' is here"),
         (["push", "nowhere", URI], Exit.FAILED, f"upload to '{URI}': no such folder: nowhere"),
         (["push", ".", "hf://a/b"], Exit.FAILED, "'hf://a/b': only a bucket takes uploads; expected s3://bucket/prefi"),
         (["push", ".", f"{URI}?files=x"], Exit.FAILED, f"'{URI}?files=x': an upload takes the whole folder; leave ?fi"),

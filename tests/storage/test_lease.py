@@ -37,7 +37,7 @@ def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_one_holds_it_at_a_time(path: Path) -> None:
+def test_one_process_holds_it_at_a_time(path: Path) -> None:
     first, second = Lease(path), Lease(path)
     assert first.acquire()
     assert not second.acquire()
@@ -49,7 +49,7 @@ def test_one_holds_it_at_a_time(path: Path) -> None:
     second.release()
 
 
-def test_it_goes_with_the_process_that_is_killed(path: Path, holder: subprocess.Popen[str]) -> None:
+def test_it_ends_with_a_killed_process(path: Path, holder: subprocess.Popen[str]) -> None:
     lease = Lease(path)
     assert not lease.acquire()
     holder.kill()
@@ -83,7 +83,7 @@ def test_it_is_renewed_while_it_is_held(path: Path) -> None:
     lease.release()
 
 
-def test_one_that_is_removed_with_its_folder_is_let_go(path: Path) -> None:
+def test_a_lease_that_was_removed_with_its_folder_can_be_released(path: Path) -> None:
     lease = Lease(path)
     assert lease.acquire()
     path.unlink()
@@ -94,5 +94,5 @@ def test_one_that_is_removed_with_its_folder_is_let_go(path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_was_never_held_is_free(path: Path) -> None:
+def test_a_lease_without_a_file_is_free(path: Path) -> None:
     assert not is_held(path)

@@ -24,7 +24,6 @@ class Library:
     english: Any
     """``chatterbox.tts``: modules, ``T3Cond`` and the English text's punctuation."""
     multilingual: Any
-    turbo: Any
     tokenizers: Any
     t3_config: Any
     backbones: Any
@@ -50,7 +49,6 @@ def import_library() -> Library:
         "perth": "perth",
         "english": "chatterbox.tts",
         "multilingual": "chatterbox.mtl_tts",
-        "turbo": "chatterbox.tts_turbo",
         "tokenizers": "chatterbox.models.tokenizers.tokenizer",
         "t3_config": "chatterbox.models.t3.modules.t3_config",
         "backbones": "chatterbox.models.t3.llama_configs",

@@ -99,7 +99,7 @@ def fade_edges(samples: Samples, sample_rate: int) -> Samples:
 
 
 def set_loudness(samples: Samples, sample_rate: int, lufs: float) -> Samples:
-    """Bring a sound to a loudness (ITU-R BS.1770-4); one too short to be measured to a like level of its own.
+    """Scale a sound to a loudness (ITU-R BS.1770-4); one too short to be measured, to a like level of its own.
 
     Below 0.4 s, a block of that standard, the level of the loud parts stands in for the loudness.
     """

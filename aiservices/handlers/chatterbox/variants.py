@@ -39,7 +39,7 @@ class Variant:
         guided: whether ``cfg_weight`` and ``exaggeration`` mean something.
         listens_s: how much of a clip T3 listens to.
         min_clip_s: the shortest clip.
-        clip_lufs: loudness that a clip is brought to; None leaves it.
+        clip_lufs: loudness that a clip is scaled to, in LUFS; None leaves it as it is.
         flow_steps: of S3Gen.
         tail: speech tokens of silence after a piece.
     """

@@ -1,1 +1,1 @@
-"""Models in an S3 bucket, through ``aioboto3``: list, download, verify, keep; and upload."""
+"""Models in an S3 bucket, through ``aioboto3``: list, download, verify, store; and upload."""

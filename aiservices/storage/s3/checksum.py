@@ -1,4 +1,4 @@
-"""What the bytes of a file have to add up to."""
+"""Checksums of files, and what S3's ETags say about content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal
 import attrs
 
 Verified = Literal["sha256", "etag", "size"]
-"""What a file was held against: a manifest's sum, the store's own checksum, or only its length."""
+"""What a file was checked against: a manifest's sum, the store's own checksum, or only its length."""
 
 BLOCK_BYTES = 4 * 2**20
 
@@ -24,20 +24,24 @@ _USUAL_PART_MIB = (8, 5, 16, 10, 15, 25, 32, 50, 64, 100, 128, 256, 512, 1024)
 
 
 @attrs.frozen
-class Wrong(Exception):
-    """A file is not what it should be: by which checksum."""
+class ChecksumMismatch(Exception):
+    """A file is not what it should be.
+
+    Attributes:
+        by: the checksum that shows it.
+    """
 
     by: Verified
 
 
 def count_parts(etag: str) -> int | None:
-    """In how many parts an object was uploaded; None if at once."""
+    """Return in how many parts an object was uploaded; None if it was uploaded in one request."""
     match = _PARTS.match(etag)
     return int(match["count"]) if match else None
 
 
 def usual_part_bytes(size: int, parts: int) -> int | None:
-    """Guess the size of the parts: a usual one that makes so many of them."""
+    """Guess the size of the parts in bytes: a usual one that makes so many of them; None if there is none."""
     sizes = (mib * 2**20 for mib in _USUAL_PART_MIB)
     return next((part for part in sizes if math.ceil(size / part) == parts), None)
 
@@ -50,7 +54,7 @@ def is_md5(etag: str) -> bool:
 def etag_of_parts(digests: Iterable[bytes]) -> str:
     """Return the ETag of an object that was uploaded in parts, from their MD5s.
 
-    So computed by AWS, MinIO, Ceph and R2, though no specification says so.
+    AWS, MinIO, Ceph and R2 compute it so, though no specification says so.
     """
     parts = list(digests)
     return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"

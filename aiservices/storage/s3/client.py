@@ -1,4 +1,4 @@
-"""The S3 client: how it is made, what is tried again, and its errors in words that an operator can act on."""
+"""The S3 client: how it is set up, what is retried, and its errors in words that an operator can act on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aiservices.storage.s3.location import Location
 T = TypeVar("T")
 
 MAX_WAIT_S = 20.0
-"""The longest pause before a request is tried again."""
+"""The longest pause before a retry."""
 
 TRANSIENT_CODES = frozenset(
     [
@@ -37,12 +37,12 @@ TRANSIENT_CODES = frozenset(
         "OperationAborted",
     ]
 )
-"""Error codes that come and go; https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
+"""Codes of errors that a retry may overcome; https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
 
 REASONS = {
     "NoSuchBucket": "there is no such bucket",
     "InvalidAccessKeyId": "the store does not know the access key (AISERVICES_S3_ACCESS_KEY_ID)",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key (AISERVICES_S3_SECRET_ACCESS_KEY)",
+    "SignatureDoesNotMatch": "the secret key does not match the access key (AISERVICES_S3_SECRET_ACCESS_KEY)",
     "AccessDenied": "the keys may not read there",
     "403": "the keys may not read there",
     "ExpiredToken": "the credentials have expired; get new ones",
@@ -50,30 +50,30 @@ REASONS = {
     "TokenRefreshRequired": "the credentials have expired; get new ones",
     "InvalidToken": "the session token is not valid (AISERVICES_S3_SESSION_TOKEN)",
     "RequestTimeTooSkewed": "this machine's clock is wrong: the store refuses the signature's time",
-    "AuthorizationHeaderMalformed": "the bucket lies in another region (AISERVICES_S3_REGION)",
-    "PermanentRedirect": "the bucket lies in another region (AISERVICES_S3_REGION)",
-    "IllegalLocationConstraintException": "the bucket lies in another region (AISERVICES_S3_REGION)",
+    "AuthorizationHeaderMalformed": "the bucket is in another region (AISERVICES_S3_REGION)",
+    "PermanentRedirect": "the bucket is in another region (AISERVICES_S3_REGION)",
+    "IllegalLocationConstraintException": "the bucket is in another region (AISERVICES_S3_REGION)",
 }
-"""What S3's error codes mean for whoever set this up."""
+"""What S3's error codes mean to an operator."""
 
 log = get_logger(__name__)
 
 
 class Truncated(Exception):
-    """Fewer bytes came than were promised."""
+    """Fewer bytes came than were announced."""
 
 
 class Changed(Exception):
-    """The object is no longer the one that was listed: it was written or removed meanwhile."""
+    """The object is no longer the one that was listed: it was replaced or removed meanwhile."""
 
 
 class Unreachable(ServiceError):
-    """The store did not answer, however often it was asked."""
+    """The store did not answer, in any attempt."""
 
 
 @asynccontextmanager
 async def connect(settings: S3Config) -> AsyncIterator[Any]:
-    """Open a client; keys that are not set are looked for where AWS tools do: environment, files, role.
+    """Open a client; keys that are not set are looked up where AWS tools do: environment, files, role.
 
     Raises:
         ServiceError: ``aioboto3`` is not installed.
@@ -85,7 +85,7 @@ async def connect(settings: S3Config) -> AsyncIterator[Any]:
     except ImportError:
         raise ServiceError("the package aioboto3 is not installed (scripts/install PROFILE --with s3)") from None
     inner = AioSession()
-    inner.register_component("data_loader", _descriptions())
+    inner.register_component("data_loader", _api_loader())
     session = aioboto3.Session(
         botocore_session=inner,
         aws_access_key_id=settings.access_key_id or None,
@@ -97,11 +97,11 @@ async def connect(settings: S3Config) -> AsyncIterator[Any]:
         max_pool_connections=settings.max_concurrency,
         connect_timeout=settings.connect_timeout_s,
         read_timeout=settings.read_timeout_s,
-        retries={"total_max_attempts": 1},  # ours know how far a body came
-        parameter_validation=False,  # a tenth of the work of a small request; we send what the types allow
+        retries={"total_max_attempts": 1},  # those of this package know how far a body came
+        parameter_validation=False,  # it is a tenth of the work of a small request
         signature_version="s3v4",
         s3={"addressing_style": settings.addressing_style},
-        # Stores other than AWS do not know these, and we check more than they would.
+        # Stores other than AWS do not know these, and this package checks more than they would.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -110,8 +110,8 @@ async def connect(settings: S3Config) -> AsyncIterator[Any]:
 
 
 @cache
-def _descriptions() -> Any:
-    """Keep the description of S3's API, which takes a tenth of a second to read."""
+def _api_loader() -> Any:
+    """Cache the description of S3's API, which takes a tenth of a second to read."""
     from botocore.loaders import create_loader
 
     return create_loader()
@@ -119,33 +119,33 @@ def _descriptions() -> Any:
 
 @attrs.define
 class Attempts:
-    """How often in a row something may fail; what gets ahead begins anew.
+    """Counts failures in a row; whoever makes progress resets ``failed`` to 0.
 
     Args:
-        settings: how often, and how long the first pause is.
+        settings: how many attempts there are, and how long the first pause is.
     """
 
     settings: S3Config
     failed: int = 0
 
     async def after(self, error: Exception) -> None:
-        """Pause before the next attempt: twice as long each time, by chance between nothing and that.
+        """Pause before the next attempt: a random time below a bound that doubles each time.
 
-        Full jitter, from https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
+        "Full jitter" of https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 
         Raises:
-            Exception: the error itself, if it will not pass or has come too often.
+            Exception: the error itself, if a retry cannot overcome it or it was the last attempt.
         """
         self.failed += 1
         if not is_transient(error) or self.failed >= self.settings.attempts:
             raise error
         wait_s = random.uniform(0, min(MAX_WAIT_S, self.settings.retry_wait_s * 2 ** (self.failed - 1)))
-        log.info("s3.retry", attempt=self.failed, wait_s=round(wait_s, 3), error=_in_words(error))
+        log.info("s3.retry", attempt=self.failed, wait_s=round(wait_s, 3), error=_describe(error))
         await asyncio.sleep(wait_s)
 
 
 async def retried(settings: S3Config, operation: Callable[[], Awaitable[T]]) -> T:
-    """Do it until it works or will not."""
+    """Await an operation, with retries after transient errors."""
     attempts = Attempts(settings)
     while True:
         try:
@@ -168,23 +168,26 @@ def is_transient(error: Exception) -> bool:
 
 
 def code_of(error: Exception) -> str:
-    """Return the error code that the store gave, or its HTTP status where there is none."""
+    """Return the store's error code; "" for other errors."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 def status_of(error: Exception) -> int:
-    """Return the HTTP status that the store gave; 0 where there was none."""
+    """Return the HTTP status of the store's response; 0 for other errors."""
     response = getattr(error, "response", None)
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(response, dict) else 0
 
 
 @contextmanager
 def explained(location: Location, what: str = "model") -> Iterator[None]:
-    """Turn what the client raises into one line.
+    """Turn the client's errors into one line.
+
+    Args:
+        what: what the line calls the location.
 
     Raises:
-        ServiceError: with the reason; an :class:`Unreachable` where it may lie at the network.
+        ServiceError: with the reason; an :class:`Unreachable` where the network may be the reason.
     """
     try:
         yield
@@ -215,14 +218,14 @@ def _explain(location: Location, what: str, error: Exception) -> ServiceError:
     elif type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         reason = "no keys are set (AISERVICES_S3_ACCESS_KEY_ID and AISERVICES_S3_SECRET_ACCESS_KEY, or a role)"
     elif is_transient(error):
-        kind, reason = Unreachable, f"the store did not answer as it should, after every attempt: {_in_words(error)}"
+        kind, reason = Unreachable, f"the store gave no usable answer in any attempt: {_describe(error)}"
     else:
-        reason = _in_words(error)
+        reason = _describe(error)
     return kind(f"{what} {location.uri!r}: {reason}")
 
 
-def _in_words(error: Exception) -> str:
-    """One line that says what it was, also where the exception itself says nothing."""
+def _describe(error: Exception) -> str:
+    """Return one line, also for an exception without a text."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     text = " ".join(str(error).split())

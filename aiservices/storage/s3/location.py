@@ -1,4 +1,4 @@
-"""What an ``s3://`` URI names, and which of the files there are wanted."""
+"""Parse ``s3://`` URIs, and select the files that are wanted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEIGHTS = frozenset(
         *("nemo", "tflite", "pb", "engine", "pkl"),
     )
 )
-"""Suffixes of files that hold weights: without one of them a prefix holds no model."""
+"""Suffixes of files that hold weights: a prefix without one of them holds no model."""
 
 _URI = re.compile(
     r"^s3://(?P<bucket>[a-z0-9][a-z0-9._-]{1,62})(?:/(?P<prefix>[^?#]*))?(?:\?(?P<query>[^#]*))?$", re.ASCII
@@ -31,7 +31,7 @@ class Location:
 
     Attributes:
         prefix: without the last slash; "" is the whole bucket.
-        files: glob patterns of what is wanted; none: everything.
+        files: glob patterns of what is wanted; empty for everything.
         exclude: glob patterns of what is left out of that.
     """
 
@@ -43,12 +43,12 @@ class Location:
 
     @property
     def below(self) -> str:
-        """What the keys of its objects begin with."""
+        """The prefix with its last slash, which the keys of all its objects begin with."""
         return f"{self.prefix}/" if self.prefix else ""
 
     @property
     def name(self) -> str:
-        """The URI without what chooses among the files."""
+        """The URI without patterns."""
         return f"s3://{self.bucket}/{self.below}"
 
 
@@ -56,7 +56,7 @@ def parse(uri: str) -> Location:
     """Read an ``s3://`` URI.
 
     Raises:
-        ServiceError: it is none.
+        ServiceError: it is not a valid one.
     """
     match = _URI.match(uri)
     query = parse_qs(match["query"] or "") if match else {}
@@ -66,10 +66,10 @@ def parse(uri: str) -> Location:
     return Location(uri, match["bucket"], (match["prefix"] or "").strip("/"), **patterns)
 
 
-def chosen(location: Location, paths: list[str]) -> list[str]:
-    """Return the paths that are wanted, as they were ordered.
+def select_files(location: Location, paths: list[str]) -> list[str]:
+    """Return the paths that are wanted, in their order.
 
-    Where no files are named, ``.bin`` files beside ``.safetensors`` are left out: they are the same weights once more.
+    Where no files are named, ``.bin`` files beside ``.safetensors`` are left out: they hold the same weights.
     """
     wanted = [path for path in paths if not location.files or _matches(path, location.files)]
     wanted = [path for path in wanted if not _matches(path, location.exclude)]
@@ -80,7 +80,7 @@ def chosen(location: Location, paths: list[str]) -> list[str]:
 
 
 def holds_weights(paths: list[str]) -> bool:
-    """Whether any of the files is one that holds weights."""
+    """Whether any of the files holds weights, by its suffix."""
     return any(PurePosixPath(path).suffix.lower() in WEIGHTS for path in paths)
 
 
@@ -89,6 +89,6 @@ def _is_bin(path: str) -> bool:
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """As a shell would: on the whole path or, for patterns without a slash, on the file's name."""
+    """Match the whole path or the file's name."""
     name = path.rpartition("/")[2]
     return any(fnmatchcase(path, pattern) or fnmatchcase(name, pattern) for pattern in patterns)

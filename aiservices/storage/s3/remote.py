@@ -1,4 +1,4 @@
-"""What lies below a prefix: the listing, and the manifest with SHA-256 sums if there is one."""
+"""The objects below a prefix: their listing, and the manifest with SHA-256 sums if there is one."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import attrs
 from aiservices.errors import ServiceError
 from aiservices.settings import S3Config
 from aiservices.storage.s3.client import retried, status_of
-from aiservices.storage.s3.location import Location, chosen, holds_weights
+from aiservices.storage.s3.location import Location, holds_weights, select_files
+from aiservices.storage.s3.marker import MARKER
 
 MAX_OBJECTS = 100_000
-"""More below one prefix is no model."""
+"""A prefix with more objects than that is not a model."""
 
 MANIFEST = "SHA256SUMS"
 """Name of the manifest, in the form of ``sha256sum``; ``sha256sum -c SHA256SUMS`` checks a folder with it."""
 
-MARKER = ".aiservices.json"
-"""Our own file in a whole folder; an object of that name is not a file of the model."""
-
 MAX_NAME_BYTES = 255
-SHOWN = 3
+MAX_NAMES_SHOWN = 3
+"""How many file names an error lists."""
 
 _SUM = re.compile(r"^(?P<sum>[0-9a-f]{64}) [ *](?P<path>.+)$")
 
@@ -35,6 +34,7 @@ class RemoteObject:
 
     Attributes:
         path: below the prefix, parts separated by slashes.
+        size: bytes.
         etag: without its quotes.
     """
 
@@ -52,18 +52,18 @@ async def list_model(
         weights: whether some of them have to hold weights.
 
     Raises:
-        ServiceError: there is none, or a key could write outside of the model's folder.
+        ServiceError: there are none, or a key would be written outside of the model's folder.
     """
     entries = await _list(client, location, settings)
     objects = [_read(entry, location) for entry in entries if not entry["Key"].endswith("/")]
     objects = [found for found in objects if found.path != MARKER]
-    wanted = set(chosen(location, [found.path for found in objects]))
+    wanted = set(select_files(location, [found.path for found in objects]))
     _check_model(location, [found.path for found in objects], wanted, weights=weights)
     return sorted((found for found in objects if found.path in wanted), key=lambda found: found.path)
 
 
 def fingerprint(objects: Iterable[RemoteObject]) -> str:
-    """Return a name for exactly these files with exactly this content."""
+    """Return a short hash of all paths, sizes and ETags, which names this version."""
     lines = sorted(f"{each.path}\0{each.size}\0{each.etag}\n" for each in objects)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
@@ -71,10 +71,10 @@ def fingerprint(objects: Iterable[RemoteObject]) -> str:
 async def read_manifest(
     client: Any, location: Location, settings: S3Config, objects: Sequence[RemoteObject]
 ) -> Mapping[str, str]:
-    """Return SHA-256 sums by path; none where there is no manifest.
+    """Return SHA-256 sums in hex by path; none if there is no manifest.
 
     Raises:
-        ServiceError: it names files that are not there, as after an upload that broke off.
+        ServiceError: it names files that are not there, as after an interrupted upload.
     """
     if not any(each.path == MANIFEST for each in objects):
         return {}
@@ -86,15 +86,15 @@ async def read_manifest(
         return content
 
     sums = parse_manifest((await retried(settings, read)).decode("utf-8", errors="replace"))
-    wanted = chosen(location, list(sums))
+    wanted = select_files(location, list(sums))
     missing = sorted(set(wanted) - {each.path for each in objects})
     if missing:
-        raise ServiceError(f"{MANIFEST} names {_some(missing)}, not in the bucket: an upload broke off?")
+        raise ServiceError(f"{MANIFEST} names {_some(missing)}, not in the bucket: was an upload interrupted?")
     return sums
 
 
 def parse_manifest(text: str) -> dict[str, str]:
-    """Read the form of ``sha256sum``; lines that are none are no sums."""
+    """Read the format of ``sha256sum``; other lines are skipped."""
     found = (_SUM.match(line) for line in text.splitlines())
     return {match["path"].removeprefix("./"): match["sum"] for match in found if match}
 
@@ -111,7 +111,7 @@ async def _list(client: Any, location: Location, settings: S3Config) -> list[Map
         page = await retried(settings, lambda: client.list_objects_v2(**query))
         entries += page.get("Contents", ())
         if len(entries) > MAX_OBJECTS:
-            raise ServiceError(f"more than {MAX_OBJECTS} objects lie there; that is no model")
+            raise ServiceError(f"more than {MAX_OBJECTS} objects there; that is not a model")
         if not page.get("IsTruncated"):
             return entries
         query["ContinuationToken"] = page["NextContinuationToken"]
@@ -124,7 +124,7 @@ def _read(entry: Mapping[str, Any], location: Location) -> RemoteObject:
 
 
 def check_path(path: str) -> None:
-    """Refuse what would not be a file below the model's folder.
+    """Refuse a path that would not be a file below the model's folder.
 
     Raises:
         ServiceError: names the key.
@@ -139,25 +139,25 @@ def _check_model(location: Location, paths: list[str], wanted: set[str], *, weig
     if not paths:
         raise ServiceError("there is nothing below this prefix")
     if not wanted:
-        raise ServiceError(f"no file there fits the patterns; there are {_some(paths)}")
+        raise ServiceError(f"no file there matches the patterns; there are {_some(paths)}")
     if weights and not location.files and not holds_weights(list(wanted)):
-        raise ServiceError(f"no model lies there: {_some(sorted(wanted))}, but no weights (else name ?files=…)")
+        raise ServiceError(f"no weights there, only {_some(sorted(wanted))} (if that is a model, name ?files=…)")
 
 
 def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(paths[:SHOWN]) + more
+    more = f" and {len(paths) - MAX_NAMES_SHOWN} more" if len(paths) > MAX_NAMES_SHOWN else ""
+    return ", ".join(paths[:MAX_NAMES_SHOWN]) + more
 
 
-async def upload_part_bytes(client: Any, location: Location, each: RemoteObject) -> int | None:
-    """Ask how large the parts were that an object was uploaded in; None where the store does not tell."""
+async def upload_part_bytes(client: Any, location: Location, remote: RemoteObject) -> int | None:
+    """Ask for the size in bytes of the parts that an object was uploaded in; None if the store does not report it."""
     from botocore.exceptions import ClientError
 
     try:
-        first = await client.head_object(Bucket=location.bucket, Key=location.below + each.path, PartNumber=1)
+        first = await client.head_object(Bucket=location.bucket, Key=location.below + remote.path, PartNumber=1)
     except ClientError as error:
         if status_of(error) in (400, 416, 501):
             return None
         raise
-    told = first.get("PartsCount") or first["ContentLength"] < each.size
-    return int(first["ContentLength"]) if told else None
+    reported = first.get("PartsCount") or first["ContentLength"] < remote.size
+    return int(first["ContentLength"]) if reported else None

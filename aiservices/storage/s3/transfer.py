@@ -1,4 +1,4 @@
-"""What brings the bodies of objects: botocore's own HTTP, which blocks, with requests that were signed beforehand."""
+"""GET requests for the bodies of objects: botocore's own blocking HTTP, with URLs that were signed beforehand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiservices.settings import S3Config
 
 MAX_ERROR_BYTES = 64 * 1024
-"""More is not read of what says why a request was refused."""
+"""How much is read of a body that says why a request was refused."""
 
 
 def open_http(settings: S3Config, endpoint_url: str) -> Any:
@@ -28,14 +28,14 @@ def open_http(settings: S3Config, endpoint_url: str) -> Any:
 
 
 def get(http: Any, url: str, headers: Mapping[str, str]) -> Any:
-    """Send a GET; its body is left to be read from the answer's ``raw``. Blocking.
+    """Send a GET; the caller reads the body from the response's ``raw``. Blocking.
 
     Args:
-        url: with its signature, which is a secret for as long as it lasts.
+        url: with its signature, which is a secret for as long as it is valid.
 
     Raises:
-        ClientError: the store refuses.
-        BotoCoreError: there was no answer; its text has no signature.
+        ClientError: the store refused.
+        BotoCoreError: there was no response; the error's text does not contain the signature.
     """
     from botocore.awsrequest import AWSRequest
     from botocore.exceptions import BotoCoreError
@@ -53,9 +53,9 @@ def get(http: Any, url: str, headers: Mapping[str, str]) -> Any:
     return response
 
 
-def let_go(response: Any, *, clean: bool) -> None:
-    """Give the connection back, or close it where something may still come."""
-    if clean:
+def release(response: Any, *, reusable: bool) -> None:
+    """Return the connection to its pool, or close it if the body was not read to its end."""
+    if reusable:
         response.raw.release_conn()
     else:
         response.raw.close()
@@ -68,7 +68,7 @@ def _refusal(response: Any) -> Exception:
     try:
         body = response.raw.read(MAX_ERROR_BYTES)
     finally:
-        let_go(response, clean=False)
+        release(response, reusable=False)
     parts = {"status_code": response.status_code, "headers": response.headers, "body": body}
     error: Exception = ClientError(RestXMLParser().parse(parts, None), "GetObject")
     return error

@@ -23,7 +23,7 @@ from aiservices.storage.s3.checksum import sha256_of
 from aiservices.storage.s3.remote import parse_manifest
 from tests.storage.conftest import make_store
 
-SERVER = Path(__file__).parent.parent.parent / "scripts" / "s3-server"
+SERVER = Path(__file__).parents[3] / "scripts" / "s3-server"
 MIB = 2**20
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -112,7 +112,7 @@ async def test_the_url_of_an_output_lets_in_until_it_is_tampered_with_or_expires
     ("change", "reason"),
     [
         ({"access_key_id": "wrong"}, "the store does not know the access key (AISERVICES_S3_ACCESS_KEY_ID)"),
-        ({"secret_access_key": "no"}, "the secret key does not fit the access key (AISERVICES_S3_SECRET_ACCESS_KEY)"),
+        ({"secret_access_key": "no"}, "the secret key does not match the access key (AISERVICES_S3_SECRET_ACCESS_KEY)"),
         ({}, "there is no such bucket"),
     ],
 )

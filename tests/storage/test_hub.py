@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import http.server
 import json
@@ -17,84 +16,11 @@ import pytest
 from aiservices.errors import ServiceError
 from aiservices.settings import Config, ServerConfig
 from aiservices.storage import ModelStore, hub
-from aiservices.storage.threads import in_thread
 
 HUB_DOWN = "the model hub cannot be reached and {folder} does not hold all of it; run 'python -m aiservices pull'"
 
 
-def make_store(folder: Path) -> ModelStore:
-    return ModelStore(Config(server=ServerConfig(model_dir=folder)))
-
-
-# --- folders and packages ---
-
-
-async def test_a_service_without_a_model_gets_none(tmp_path: Path) -> None:
-    assert await make_store(tmp_path).resolve("") is None
-
-
-async def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    assert await store.resolve(str(tmp_path)) == tmp_path
-    assert await store.describe(str(tmp_path)) == f"in {tmp_path}"
-
-
-async def test_the_demo_models_are_found_in_the_package(tmp_path: Path) -> None:
-    folder = await make_store(tmp_path).resolve("package://aiservices/demo/mistral")
-    assert folder is not None
-    assert (folder / "README.md").is_file()
-
-
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("nowhere/at/all", "model 'nowhere/at/all': no such folder (/"),
-        ("package://aiservices/demo/nothing", "model 'package://aiservices/demo/nothing': no such folder"),
-        (
-            "package://no_such_package/x",
-            "model 'package://no_such_package/x': no package 'no_such_package' is installed",
-        ),
-        ("hff://a/b", "model 'hff://a/b': unknown scheme 'hff://'; did you mean 'hf://'?, or a folder"),
-        ("hf://a b/c", "model 'hf://a b/c': expected hf://organisation/name@revision"),
-        ("hf://a/b?flies=x", "model 'hf://a/b?flies=x': expected hf://organisation/name@revision, and ?files=a,b"),
-    ],
-)
-async def test_a_wrong_uri_says_what_is_wrong(uri: str, message: str, tmp_path: Path) -> None:
-    for ask in (make_store(tmp_path).resolve, make_store(tmp_path).describe):
-        with pytest.raises(ServiceError) as caught:
-            await ask(uri)
-        assert str(caught.value).startswith(message)
-
-
-# --- the thread ---
-
-
-async def test_an_error_comes_back_from_the_thread() -> None:
-    with pytest.raises(ZeroDivisionError):
-        await in_thread(divmod, 1, 0)
-
-
-async def test_who_is_cancelled_does_not_wait_for_the_thread() -> None:
-    began, gate, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def work() -> None:
-        began.set()
-        gate.wait(10)
-        threading.Timer(0, ended.set).start()
-
-    waiting = asyncio.create_task(in_thread(work))
-    await asyncio.to_thread(began.wait, 10)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    gate.set()
-    await asyncio.to_thread(ended.wait, 10)
-
-
-# --- a hub ---
-
-
-def test_a_hub_uri_has_a_revision_and_may_choose_files() -> None:
+def test_a_hub_uri_has_a_revision_and_may_select_files() -> None:
     assert hub.parse("hf://org/name") == hub.HubModel("hf://org/name", "org/name", "main", hub.FILES)
     chosen = hub.parse("hf://org/name@v1.0?files=a.safetensors,conds.pt")
     assert (chosen.revision, chosen.files, chosen.not_files) == ("v1.0", ("a.safetensors", "conds.pt"), ())
@@ -206,7 +132,7 @@ def pull(hub_server: str, tmp_path: Path) -> Pull:
     return Pull(tmp_path, hub_server)
 
 
-def test_a_snapshot_holds_what_is_wanted_and_is_not_asked_for_twice(pull: Pull, tmp_path: Path) -> None:
+def test_a_snapshot_holds_the_wanted_files_and_is_not_requested_twice(pull: Pull, tmp_path: Path) -> None:
     pinned = f"hf://org/name@{COMMIT}"
     assert pull("hf://org/name", method="describe") == ["to be downloaded: 3 files, 0.0 GiB"]
     (found,) = pull("hf://org/name@main")
@@ -221,7 +147,7 @@ def test_a_snapshot_holds_what_is_wanted_and_is_not_asked_for_twice(pull: Pull, 
     assert pull("hf://org/name", pinned, offline=True) == [found, found]
 
 
-def test_of_what_is_no_model_everything_is_fetched(pull: Pull) -> None:
+def test_for_an_option_every_file_is_downloaded(pull: Pull) -> None:
     assert pull("hf://org/name", method="describe", option="shelf") == ["to be downloaded: 5 files, 0.0 GiB"]
     (found,) = pull("hf://org/name", option="shelf")
     assert {str(path.relative_to(found)) for path in Path(found).rglob("*") if path.is_file()} == set(FILES)
@@ -229,7 +155,7 @@ def test_of_what_is_no_model_everything_is_fetched(pull: Pull) -> None:
     assert message == "options.shelf: 'hf://org/name@v9': it has no revision 'v9'"
 
 
-def test_half_a_snapshot_is_none(pull: Pull, tmp_path: Path) -> None:
+def test_an_incomplete_snapshot_is_not_used(pull: Pull, tmp_path: Path) -> None:
     Hub.broken_file = "model.safetensors"
     pull("hf://org/name")
     (message,) = pull("hf://org/name", offline=True)
@@ -250,13 +176,15 @@ def test_each_refusal_of_a_hub_says_what_to_do(pull: Pull, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", ["resolve", "describe"])
-def test_without_a_hub_the_way_round_is_named(method: str, tmp_path: Path) -> None:
+def test_without_a_hub_the_error_says_what_to_do_instead(method: str, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: scripts/install demo")
     (message,) = Pull(tmp_path, "http://127.0.0.1:9")("hf://org/name", method=method)
     assert message.startswith(f"model 'hf://org/name': {HUB_DOWN.format(folder=tmp_path / 'hub')}")
 
 
-async def test_without_the_hubs_package_the_way_to_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_hubs_package_the_error_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ServiceError, match=r"the package huggingface-hub is not installed \(scripts/install\)"):
-        await make_store(tmp_path).resolve("hf://org/name")
+        await ModelStore(Config(server=ServerConfig(model_dir=tmp_path))).resolve("hf://org/name")
