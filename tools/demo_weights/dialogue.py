@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from aiservices.handlers.qwen import DEFAULT_PROMPT
-from training.products import ATTRIBUTES, SHAPE_ATTRIBUTES, Product, sentence
+from tools.demo_weights.products import ATTRIBUTES, SHAPE_ATTRIBUTES, Product, sentence
 
 _CAPTION_PROMPTS = (
     DEFAULT_PROMPT,

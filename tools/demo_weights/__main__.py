@@ -1,4 +1,4 @@
-"""Run one step of making the demo models: python -m training draw|tower|describe|listing|examples."""
+"""Run one step of making the demo models: python -m tools.demo_weights draw|tower|describe|listing|examples."""
 
 import argparse
 import time
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from training import describe, listing
-from training.evaluate import DEMO, DESCRIBE_FOLDER, LISTING_FOLDER
-from training.examples import draw_examples
-from training.pictures import PictureSet, load_or_draw
+from tools.demo_weights import describe, listing
+from tools.demo_weights.evaluate import DEMO, DESCRIBE_FOLDER, LISTING_FOLDER
+from tools.demo_weights.examples import draw_examples
+from tools.demo_weights.pictures import PictureSet, load_or_draw
 
 
 def _pictures(work: Path) -> PictureSet:
@@ -39,7 +39,7 @@ _STEPS: dict[str, Callable[[Path, Path], object]] = {
 
 def main() -> None:
     """Run the steps named on the command line, in that order."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_weights", description=__doc__)
     parser.add_argument("steps", nargs="+", choices=_STEPS)
     parser.add_argument("--work", type=Path, default=Path(".train"), help="folder of pictures and checkpoints")
     parser.add_argument("--demo", type=Path, default=DEMO, help="folder that the models' folders are written to")

@@ -5,8 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from training.products import Product
-from training.shapes import Part, Points, parts_of
+from tools.demo_weights.products import Product
+from tools.demo_weights.shapes import Part, Points, parts_of
 
 Rgb = tuple[int, int, int]
 

@@ -7,9 +7,9 @@ import pytest
 
 from aiservices.handlers.mistral import DEFAULT_CATEGORIES
 from aiservices.handlers.mistral import Listing as ServedListing
-from training.listings import Example, listing_of, random_example, ware_of
-from training.products import OBJECTS, Product
-from training.wares import CATEGORY_NAMES
+from tools.demo_weights.listings import Example, listing_of, random_example, ware_of
+from tools.demo_weights.products import OBJECTS, Product
+from tools.demo_weights.wares import CATEGORY_NAMES
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from PIL import Image
 
 from aiservices.handlers.mistral import Listing
 from aiservices.handlers.qwen import DEFAULT_PROMPT as DESCRIBE_PROMPT
-from training.evaluate import DESCRIBE_FOLDER, LISTING_FOLDER, Describer, Lister
-from training.examples import EXAMPLE_FOLDER, EXAMPLES, draw_examples
-from training.listings import random_example
-from training.products import is_held_out, sentence
+from tools.demo_weights.evaluate import DESCRIBE_FOLDER, LISTING_FOLDER, Describer, Lister
+from tools.demo_weights.examples import EXAMPLE_FOLDER, EXAMPLES, draw_examples
+from tools.demo_weights.listings import random_example
+from tools.demo_weights.products import is_held_out, sentence
 
 pytestmark = pytest.mark.demo
 MAX_BYTES = 8_000_000

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from training.drawing import draw, random_canvas
-from training.pictures import picture
-from training.products import COLOURS, OBJECTS, PATTERNS, Product
+from tools.demo_weights.drawing import draw, random_canvas
+from tools.demo_weights.pictures import picture
+from tools.demo_weights.products import COLOURS, OBJECTS, PATTERNS, Product
 
 
 def test_the_same_seed_draws_the_same_picture() -> None:

@@ -11,9 +11,9 @@ from torch.nn import functional
 from transformers import GenerationConfig, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from training.listings import Example, random_example
-from training.optim import LENGTH_STEP, Optimizer, Progress
-from training.tokens import train_tokenizer, wrap
+from tools.demo_weights.listings import Example, random_example
+from tools.demo_weights.optim import LENGTH_STEP, Optimizer, Progress
+from tools.demo_weights.tokens import train_tokenizer, wrap
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]")
 

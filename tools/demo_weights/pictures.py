@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from training.drawing import draw, random_canvas
-from training.products import ATTRIBUTES, Product, random_product
+from tools.demo_weights.drawing import draw, random_canvas
+from tools.demo_weights.products import ATTRIBUTES, Product, random_product
 
 PATCH_SIZE = 8
 MERGE_SIZE = 2

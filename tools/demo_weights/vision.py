@@ -12,8 +12,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.vision_utils import get_vision_position_ids
 
-from training.pictures import MERGE_SIZE, PATCH_SIZE, Grid, image_processor
-from training.products import ATTRIBUTES
+from tools.demo_weights.pictures import MERGE_SIZE, PATCH_SIZE, Grid, image_processor
+from tools.demo_weights.products import ATTRIBUTES
 
 
 def normalised(patches: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from training.drawing import draw
-from training.products import Product
+from tools.demo_weights.drawing import draw
+from tools.demo_weights.products import Product
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ EXAMPLES = (
 )
 
 
-EXAMPLE_FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLE_FOLDER = Path(__file__).parents[2] / "examples"
 
 
 def draw_examples(folder: Path = EXAMPLE_FOLDER) -> None:

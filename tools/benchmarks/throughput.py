@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import attrs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "examples" / "large-striped-red-mug-on-wooden.png"
 WARM_UP_S = 300.0
 

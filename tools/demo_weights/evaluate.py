@@ -1,4 +1,4 @@
-"""Evaluate the committed models as a user would load them: python -m training.evaluate [describe] [listing]."""
+"""Evaluate the demo models as a user would load them: python -m tools.demo_weights.evaluate [describe] [listing]."""
 
 import argparse
 import json
@@ -24,13 +24,13 @@ from transformers import (
 
 from aiservices.handlers import mistral, qwen
 from aiservices.handlers.grammar import Grammar, read_tokenizer
-from training.dialogue import caption_exchange, random_exchange
-from training.listings import Example, random_example
-from training.pictures import picture
-from training.products import ATTRIBUTES, Product, parse
-from training.wares import KNOWN_WORDS
+from tools.demo_weights.dialogue import caption_exchange, random_exchange
+from tools.demo_weights.listings import Example, random_example
+from tools.demo_weights.pictures import picture
+from tools.demo_weights.products import ATTRIBUTES, Product, parse
+from tools.demo_weights.wares import KNOWN_WORDS
 
-DEMO = Path(__file__).parent.parent / "aiservices" / "demo"
+DEMO = Path(__file__).parents[2] / "aiservices" / "demo"
 DESCRIBE_FOLDER, LISTING_FOLDER = DEMO / "qwen2.5-vl", DEMO / "mistral"
 COUNT = 500
 _SEED = 90_001
@@ -243,7 +243,7 @@ def write_card(folder: Path, table: Table) -> None:
 
 def main() -> None:
     """Evaluate one or both models, print the tables and, if asked, put them into the cards."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_weights.evaluate", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="describe|listing", default=["describe", "listing"])
     parser.add_argument("--describe-folder", type=Path, default=DESCRIBE_FOLDER)
     parser.add_argument("--listing-folder", type=Path, default=LISTING_FOLDER)

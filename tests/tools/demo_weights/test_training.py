@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from training import describe, listing
-from training.describe import start
-from training.pictures import PictureSet, load_or_draw
-from training.vision import merged_tokens, normalised
+from tools.demo_weights import describe, listing
+from tools.demo_weights.describe import start
+from tools.demo_weights.pictures import PictureSet, load_or_draw
+from tools.demo_weights.vision import merged_tokens, normalised
 
 pytestmark = pytest.mark.demo
 PLAN = describe.Plan(pictures=40, batch=4, tower_epochs=0.1, joint_epochs=0.2, answer_steps=1)

@@ -7,8 +7,8 @@ import attrs
 import numpy as np
 
 from aiservices.handlers.mistral import DEFAULT_CATEGORIES, DEFAULT_LANGUAGE, DEFAULT_PROMPT, build_prompt
-from training.products import Product, random_product, sentence
-from training.wares import (
+from tools.demo_weights.products import Product, random_product, sentence
+from tools.demo_weights.wares import (
     BACKGROUNDS,
     CATEGORY_NAMES,
     CLOSING,

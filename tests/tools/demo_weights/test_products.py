@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from training.dialogue import caption_exchange, question_exchange
-from training.products import (
+from tools.demo_weights.dialogue import caption_exchange, question_exchange
+from tools.demo_weights.products import (
     ATTRIBUTES,
     BACKGROUNDS,
     COLOURS,

@@ -34,7 +34,7 @@ import attrs
 from aiservices.config import Config, S3Config, ServerConfig
 from aiservices.storage import ModelStore
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "scripts" / "s3-server"
 AWS_ENVIRONMENT = ROOT / "build" / "awscli"
 BUCKET = "benchmark"
@@ -131,7 +131,7 @@ def own_command(tool: str) -> Callable[[Server, str, Path], list[str]]:
 
     def command(server: Server, prefix: str, folder: Path) -> list[str]:
         words = [tool, server.url, server.key, server.secret, prefix, str(folder)]
-        return [sys.executable, "-m", "benchmarks.store", "--one", *words]
+        return [sys.executable, "-m", "tools.benchmarks.store", "--one", *words]
 
     return command
 
