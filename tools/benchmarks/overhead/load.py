@@ -57,6 +57,7 @@ class Load:
             Exception: What this program itself got wrong.
         """
         loop = asyncio.get_running_loop()
+        usual = loop.get_exception_handler()
         loop.set_exception_handler(self._broken)
         callers = [Caller(self) for _ in range(self.plan.callers)]
         for caller in callers:
@@ -67,6 +68,7 @@ class Load:
             ended = await self._end
         finally:
             self.over = True
+            loop.set_exception_handler(usual)
             for timer in timers:
                 timer.cancel()
             for task in list(self._connecting):

@@ -36,6 +36,7 @@ class Bench:
         pythons: The interpreter of each peer, by its name.
         folder: Where the servers work and write their logs.
         seconds: How long a row is measured.
+        warm_up_s: How long it is loaded before that.
     """
 
     generator: Path
@@ -43,6 +44,7 @@ class Bench:
     pythons: Mapping[str, Path]
     folder: Path
     seconds: float
+    warm_up_s: float = WARM_UP_S
 
     def measure(self, row: Row) -> Outcome:
         """Start the row's server, load it, and end it.
@@ -53,7 +55,7 @@ class Bench:
         """
         with serving(row.peer, self.pythons[row.peer.name], self.folder) as port:
             plan = row.peer.plan(
-                row.operation, port=port, callers=row.callers, warm_up_s=WARM_UP_S, seconds=self.seconds
+                row.operation, port=port, callers=row.callers, warm_up_s=self.warm_up_s, seconds=self.seconds
             )
             text = json.dumps({**dataclasses.asdict(plan), "core": self.core})
             done = subprocess.run(
@@ -62,7 +64,7 @@ class Bench:
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
-                timeout=WARM_UP_S + self.seconds + END_LIMIT_S,
+                timeout=self.warm_up_s + self.seconds + END_LIMIT_S,
             )
         return Outcome(**json.loads(done.stdout))
 

@@ -68,7 +68,7 @@ def markdown(measured: Measured, reference: Peer, machine: Mapping[str, Any], se
         rows = [row for row in measured if row.operation == operation]
         if rows:
             lines += [f"### `{operation}`: {meaning}", "", *_table(rows, measured, reference), ""]
-    lines += _notes(measured, settings)
+    lines += _notes(measured, reference, settings)
     return "\n".join([*lines, "", *_about(machine)])
 
 
@@ -107,11 +107,13 @@ def number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def _notes(measured: Measured, settings: Mapping[str, Any]) -> list[str]:
+def _notes(measured: Measured, reference: Peer, settings: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"Medians of {settings['rounds']} rounds of {settings['seconds']:g} seconds, least and greatest in brackets. A "
-        "server is started for every row of every round. Polls follow each other without a pause. No server writes a "
-        "log line for a request.",
+        f"Rounds: {settings['rounds']} of {settings['seconds']:g} seconds a row; medians, least and greatest in "
+        f"brackets. The last column is {reference.title}'s requests/s in those of the row, round by round: above 1, "
+        f"{reference.title} is faster. A server is started for every row of every round"
+        + (", and the load generator has a core to itself. " if settings["generator_core"] is not None else ". ")
+        + "Polls follow each other without a pause. No server writes a log line for a request.",
         "",
     ]
     peers = {row.peer.name: row.peer for row in measured}
