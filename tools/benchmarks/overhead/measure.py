@@ -64,6 +64,7 @@ class Bench:
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
+                start_new_session=True,  # Ctrl-C is for this process, which ends that one
                 timeout=self.warm_up_s + self.seconds + END_LIMIT_S,
             )
         return Outcome(**json.loads(done.stdout))
