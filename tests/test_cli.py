@@ -422,7 +422,7 @@ def test_ctrl_c_ends_the_job_and_the_command(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == Exit.INTERRUPTED
-    assert '"status": "CANCELLED"' in rest
+    assert '"status":"CANCELLED"' in rest
     assert "Traceback" not in rest
 
 
