@@ -31,7 +31,7 @@ MAX_WAITING_RECORDS = 10_000
 """Records that may wait to be written; what finds no room is dropped and counted (``log.dropped``)."""
 
 BATCH_RECORDS = 500
-"""So many waiting records wake the writer, and at most so many are written in one call: 1 ms with the GIL held."""
+"""So many waiting records wake the writer, and at most so many are written in one call: as JSON, 1 ms of the GIL."""
 
 FLUSH_INTERVAL_S = 0.1
 """How long a line below warning may wait for others to be written with."""

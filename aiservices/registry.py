@@ -47,7 +47,7 @@ class Registry:
         self.draining = False
         self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
         self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
-        self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self.metrics.webhook)
+        self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self._on_webhook)
         self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
         self._store = ModelStore(config)
         shared = Shared(
@@ -82,6 +82,9 @@ class Registry:
             return self.services[name]
         except KeyError:
             raise UnknownService(name, list(self.services)) from None
+
+    def _on_webhook(self, service: str, result: str) -> None:
+        self.metrics.service(service).webhook(result)
 
     async def start(self) -> None:
         """Start every service; returns at once, models load behind it."""

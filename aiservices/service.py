@@ -124,6 +124,7 @@ class Service:
         self.broken = False
         self.draining = False
         self._shared = shared
+        self._metrics = shared.metrics.service(config.name)
         self._executor = ModelExecutor(f"model-{config.name}")
         self._loading: asyncio.Task[None] | None = None
         self._load_began = False
@@ -133,14 +134,15 @@ class Service:
         house = House(
             start=self._on_start,
             broken=self._on_broken,
-            batch=partial(shared.metrics.batch, self.name),
+            batch=self._metrics.rows,
             fetch=shared.fetcher.fetch,
             outputs=shared.outputs,
             pool=shared.pool,
             thread=self._executor,
         )
         self._scheduler = make_scheduler(handler, config, house)
-        shared.metrics.model_state(self.name, self.state)
+        self._metrics.watch(lambda: self._jobs.queued_count, lambda: self._jobs.running_count)
+        self._metrics.state(self.state)
 
     @property
     def busy(self) -> bool:
@@ -200,7 +202,7 @@ class Service:
         """
         self._check_available(warmup=isinstance(self.get(job_id).input, _Warmup))
         job = self._jobs.retry(job_id)
-        self._shared.metrics.job_retried(self.name)
+        self._metrics.retried()
         return job
 
     def purge(self) -> int:
@@ -299,8 +301,7 @@ class Service:
 
     def _on_queued(self, job: Job) -> None:
         self._idle.clear()
-        self._shared.metrics.job_submitted(self.name)
-        self._count()
+        self._metrics.submitted()
         if isinstance(job.input, _Warmup):
             self._complete_warmups()
         else:
@@ -308,12 +309,10 @@ class Service:
 
     def _on_start(self, job: Job) -> None:
         self._jobs.start(job, self._shared.worker_id)
-        self._count()
 
     def _on_ended(self, job: Job) -> None:
         self._scheduler.discard(job)
-        self._shared.metrics.job_ended(self.name, job.status, job.delay_s, job.execution_s)
-        self._count()
+        self._metrics.ended(job.status, job.delay_s, job.execution_s)
         if self._jobs.live_count == 0:
             self._idle.set()
         log.info(
@@ -338,13 +337,9 @@ class Service:
         self._fail(reason)
         self._shared.on_broken()
 
-    def _count(self) -> None:
-        self._shared.metrics.queue_depth(self.name, self._jobs.queued_count)
-        self._shared.metrics.running(self.name, self._jobs.running_count)
-
     def _set_state(self, state: ServiceState, reason: str | None) -> None:
         self.state, self.reason = state, reason
-        self._shared.metrics.model_state(self.name, state)
+        self._metrics.state(state)
 
     def _fail(self, reason: str) -> None:
         self._set_state(ServiceState.FAILED, reason)

@@ -211,7 +211,9 @@ def make_shared(pool: Executor | None = None) -> Shared:
     network = cast(Fetcher, NoNetwork())
     return Shared(
         fetcher=network,
-        webhooks=WebhookSender(WebhookConfig(), network, metrics.webhook),
+        webhooks=WebhookSender(
+            WebhookConfig(), network, lambda service, result: metrics.service(service).webhook(result)
+        ),
         outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),
