@@ -195,7 +195,7 @@ class JobMachine(RuleBasedStateMachine):
     def every_attempt_ends_at_most_once(self) -> None:
         assert all(times == 1 for times in self.endings.values())
         for job in self.jobs.values():
-            assert job.done.is_set() == job.ended == ((job.id, job.attempt) in self.endings)
+            assert job.ended == ((job.id, job.attempt) in self.endings)
 
     @invariant()
     def the_bounds_hold(self) -> None:
@@ -203,7 +203,7 @@ class JobMachine(RuleBasedStateMachine):
             return
         jobs = self.service._jobs
         assert jobs.waiting_count <= QUEUE_SIZE
-        assert jobs.count(Stage.PREPARING, Stage.READY) <= PREFETCH
+        assert jobs.count(Stage.PREPARING) + jobs.count(Stage.READY) <= PREFETCH
         assert jobs.count(Stage.STALLED) <= STALLED_PER_PLACE * PREFETCH
         assert jobs.count(Stage.RUNNING) <= LIMITS["max_batch_size"]
         for job in self.jobs.values():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import attrs
-import msgspec
 import pytest
 
 import aiservices
@@ -49,7 +48,7 @@ def ask(service: Service, text: str, **fields: Any) -> Job:
 
 async def ended(service: Service, *jobs: Job) -> list[str]:
     for job in jobs:
-        await service.wait(job, LIMIT_S)
+        await job.wait_end(LIMIT_S)
     return [job.status.value for job in jobs]
 
 
@@ -379,7 +378,7 @@ async def test_a_row_that_ends_early_is_out_within_two_steps_and_its_companions_
         if way == "cancel":
             service.cancel(victim.id)
         if way == "timeout":
-            await service.wait(victim, LIMIT_S)
+            await victim.wait_end(LIMIT_S)
         if way != "fail":
             assert victim.ended, "ended at once, whatever the model does"
         for _ in range(2):
