@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import base64
 import hashlib
 import io
 import unicodedata
@@ -118,7 +117,7 @@ class TextToSpeechInput:
 class TextToSpeechOutput:
     """The speech and what it was made with."""
 
-    audio: Annotated[str, output_file("The audio file in base64; audio_url instead if it went to a bucket.")]
+    audio: Annotated[bytes, output_file("The audio file in base64; audio_url instead if it went to a bucket.")]
     media_type: Annotated[str, msgspec.Meta(description="Media type of the audio file, as audio/wav.")]
     format: Annotated[AudioFormat, msgspec.Meta(description="Coding, as asked for.")]
     sample_rate: Annotated[int, msgspec.Meta(description="Samples a second.")]
@@ -290,7 +289,7 @@ def encoded(blocks: Iterable[audio.Samples], sample_rate: int, speech: Spoken) -
     if speech.to_rate not in (None, sample_rate):
         warnings.append(f"{speech.format} cannot hold {speech.to_rate} samples a second; it has {sample_rate}")
     return TextToSpeechOutput(
-        audio=base64.b64encode(file.data).decode("ascii"),
+        audio=file.data,
         media_type=MEDIA_TYPES[speech.format],
         format=speech.format,
         sample_rate=sample_rate,

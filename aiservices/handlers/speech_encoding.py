@@ -44,7 +44,7 @@ class AudioFile:
         frames: how many samples it holds.
     """
 
-    data: memoryview
+    data: bytes
     frames: int
 
 
@@ -73,4 +73,4 @@ def write_audio(blocks: Iterable[Samples], sample_rate: int, coding: AudioFormat
             frames += len(block)
             for start in range(0, len(block), sample_rate):  # the Vorbis writer keeps a whole write on its stack
                 file.write(block[start : start + sample_rate])
-    return AudioFile(target.getbuffer(), frames)
+    return AudioFile(target.getvalue(), frames)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -79,7 +78,7 @@ def heard(output: TextToSpeechOutput) -> tuple[Samples, int]:
     samples: Samples
     sample_rate: int
     if output.format == "pcm":
-        samples = np.frombuffer(base64.b64decode(output.audio), dtype="<i2").astype(np.float32) / np.float32(32768)
+        samples = np.frombuffer(output.audio, dtype="<i2").astype(np.float32) / np.float32(32768)
         return samples, output.sample_rate
-    samples, sample_rate = soundfile.read(io.BytesIO(base64.b64decode(output.audio)), dtype="float32")
+    samples, sample_rate = soundfile.read(io.BytesIO(output.audio), dtype="float32")
     return samples, sample_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import io
 import subprocess
@@ -323,6 +324,15 @@ def test_every_format_decodes_to_what_went_in(coding: AudioFormat, sample_rate: 
     assert rms(samples) == pytest.approx(rms(hum), rel=0.05)
     assert audio.median_pitch_hz(samples, decoded_rate) == pytest.approx(180, rel=0.01)
     assert (output.voice, output.engine, output.warnings) == ("low", "espeak-ng", ["careful"])
+
+
+def test_the_file_is_bytes_that_json_shows_as_base64() -> None:
+    output = encode(speech(voice_like(180), 16_000, "flac"))
+    assert output.audio[:4] == b"fLaC"
+    shown = msgspec.json.decode(msgspec.json.encode(output))
+    assert shown["audio"] == base64.b64encode(output.audio).decode()
+    schema = msgspec.json.schema(TextToSpeechOutput)["$defs"]["TextToSpeechOutput"]["properties"]["audio"]
+    assert (schema["type"], schema["contentEncoding"]) == ("string", "base64")
 
 
 def test_the_tempo_that_is_left_is_applied_before_encoding() -> None:

@@ -5,7 +5,6 @@ Imports torch: import it inside ``load``. Everything but :meth:`Utterance.finish
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -165,7 +164,7 @@ class Utterance:
                 "part": number,
                 "parts": len(self.request.pieces),
                 "text": self.request.pieces[number].text,
-                "audio": base64.b64encode(pcm.tobytes()).decode("ascii"),
+                "audio": pcm.tobytes(),
                 "media_type": "audio/pcm",
                 "sample_rate": self.request.finish.to_rate,
             }
