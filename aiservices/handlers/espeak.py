@@ -20,10 +20,12 @@ import attrs
 import msgspec
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError
-from aiservices.handler import Task, VoiceInfo
+from aiservices.handler import BatchHandler, Task, VoiceInfo
 from aiservices.handlers import audio, espeak_process
 from aiservices.handlers.options import read_options
-from aiservices.handlers.speech import Reference, Speech, SpeechRequest, TextToSpeechHandler, TextToSpeechInput
+from aiservices.handlers.reference_clip import Reference
+from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 
 WORDS_A_MINUTE = 175
 """espeak-ng's own tempo, at ``speed`` 1."""
@@ -89,7 +91,7 @@ class _Speaker:
     pitch: int = _MIDDLE
 
 
-class EspeakTextToSpeech(TextToSpeechHandler):
+class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, TextToSpeechOutput]):
     """Speaks with espeak-ng. Of a reference clip it takes the pitch; ``exaggeration`` moves the range of the pitch."""
 
     def __init__(self) -> None:
@@ -138,9 +140,8 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         samples = self._say(wanted.text, speaker, wanted.speed, wanted.exaggeration, wanted.seed or 0)
         if len(samples) < _SAID_S * espeak_process.SAMPLE_RATE or not samples.any():
             raise InvalidInput("$.text", f"the voice {name!r} has no sound for any of it")
-        level = audio.set_level(samples, espeak_process.SAMPLE_RATE)
         return Speech(
-            level,
+            [audio.set_level(samples, espeak_process.SAMPLE_RATE)],
             espeak_process.SAMPLE_RATE,
             name,
             "espeak-ng",

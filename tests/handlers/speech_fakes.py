@@ -13,7 +13,9 @@ import soundfile  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 
 from aiservices.handler import MediaKind, Task
-from aiservices.handlers.speech import SpeechRequest, TextToSpeechInput, TextToSpeechOutput, read_reference
+from aiservices.handlers.reference_clip import read_reference
+from aiservices.handlers.speech import SpeechRequest
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -6,7 +6,9 @@ import asyncio
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,10 @@ from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError
 from aiservices.handler import Task
 from aiservices.handlers import audio
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
-from aiservices.handlers.speech import SpeechRequest, TextToSpeechInput, TextToSpeechOutput
+from aiservices.handlers.chatterbox.finishing import WAIT_S
+from aiservices.handlers.chatterbox.request import ChatterboxRequest
+from aiservices.handlers.chatterbox.sound import Finish
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 from tests.handlers import tiny_chatterbox
 from tests.handlers.speech_fakes import FakeContext, Samples, as_file, heard, voice_like
 
@@ -109,7 +114,7 @@ def job(
     *,
     context: FakeContext | None = None,
     **fields: Any,
-) -> Task[SpeechRequest]:
+) -> Task[ChatterboxRequest]:
     """One request as the model's thread gets it."""
     context = context or Listener()
     if clip is not None:
@@ -119,9 +124,9 @@ def job(
     return Task(asyncio.run(engine.preprocess(asked, context)), context)
 
 
-def speak(engine: ChatterboxTextToSpeech, jobs: Sequence[Task[SpeechRequest]]) -> list[TextToSpeechOutput]:
+def speak(engine: ChatterboxTextToSpeech, jobs: Sequence[Task[ChatterboxRequest]]) -> list[TextToSpeechOutput]:
     """Speak these together."""
-    results = dict[Task[SpeechRequest], Any]()
+    results = dict[Task[ChatterboxRequest], Any]()
     engine.admit(jobs)
     for _ in range(20_000):
         results.update(engine.step())
@@ -205,7 +210,7 @@ def test_many_jobs_at_once_each_sound_as_alone(engine: ChatterboxTextToSpeech, c
         for number in range(count)
     ]
     jobs = [job(engine, **fields) for fields in asked]
-    waiting, results = list(jobs), dict[Task[SpeechRequest], Any]()
+    waiting, results = list(jobs), dict[Task[ChatterboxRequest], Any]()
     while len(results) < count:
         under_way = count - len(waiting) - len(results)
         engine.admit([waiting.pop(0) for _ in range(min(callers - under_way, len(waiting)))])
@@ -398,9 +403,9 @@ def test_a_stream_hands_out_the_first_part_before_the_second_is_made_and_is_the_
     ended: list[Any] = []
     while not context.fractions:
         ended += engine.step()
-    speaker = engine._ready.speaker
+    speaker = engine._ready.engine
     assert speaker._jobs[0].running == 0  # only the first part has been made so far
-    speaker._jobs[0].sounds[0].result()  # type: ignore[union-attr]  # it is there
+    wait(speaker._finishing._pending)
     assert [chunk["part"] for chunk in context.chunks] == [0]
     while not ended:
         ended += engine.step()
@@ -418,13 +423,109 @@ def test_a_job_that_is_taken_out_leaves_the_others_alone(engine: ChatterboxTextT
     for _ in range(10):
         assert engine.step() == []
     engine.evict([long])
-    assert len(engine._ready.speaker._t3) == 1
+    assert len(engine._ready.engine._t3) == 1
     results = dict[Any, Any]()
     while not results:
         results.update(engine.step())
     assert list(results) == [short]
     assert same(engine.postprocess(results[short]), wanted)
-    assert not engine._ready.speaker._jobs
+    assert not engine._ready.engine._jobs
+
+
+# Finishing
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Until it is set, no piece gets through the finishing pool."""
+    gate, apply = threading.Event(), Finish.apply
+
+    def held(finish: Finish, samples: Samples, pause_s: float) -> Samples:
+        assert gate.wait(50)
+        return apply(finish, samples, pause_s)
+
+    monkeypatch.setattr(Finish, "apply", held)
+    yield gate
+    gate.set()
+
+
+def test_a_job_is_returned_only_when_its_last_piece_is_finished(
+    engine: ChatterboxTextToSpeech, gate: threading.Event
+) -> None:
+    context = Listener()
+    one = job(engine, LONG, context=context)
+    engine.admit([one])
+    while not context.fractions or context.fractions[-1] < 1:
+        assert engine.step() == []
+    for _ in range(3):
+        assert engine.step() == [], "postprocess would wait for the finishing pool in threads that others need"
+    gate.set()
+    results = dict[Any, Any]()
+    while not results:
+        results.update(engine.step())
+    gate.clear()
+    assert len(gaps(samples_of(engine.postprocess(results[one])), 0.14)) == 3
+
+
+def test_a_step_with_nothing_else_to_do_waits_a_moment_for_the_finishing_pool(
+    engine: ChatterboxTextToSpeech, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, waits = Listener(), list[float]()
+
+    def noted(futures: Any, timeout: float, return_when: str) -> Any:
+        waits.append(timeout)
+        gate.set()
+        return wait(futures, 50, return_when)
+
+    monkeypatch.setattr("aiservices.handlers.chatterbox.finishing.wait", noted)
+    one = job(engine, context=context)
+    engine.admit([one])
+    while not context.fractions:
+        assert not waits
+        results = engine.step()
+    assert [task for task, _ in results] == [one]
+    assert waits == [WAIT_S]
+    assert WAIT_S <= 0.05, "a job that joins waits as long"
+
+
+def test_a_piece_that_cannot_be_finished_fails_its_job_alone(
+    engine: ChatterboxTextToSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, apply = say(engine), Finish.apply
+    bad, good = job(engine, LONG, speed=1.5), job(engine)
+
+    def breaking(finish: Finish, samples: Samples, pause_s: float) -> Samples:
+        if finish is bad.item.finish:
+            raise ValueError("no sound of mine")
+        return apply(finish, samples, pause_s)
+
+    monkeypatch.setattr(Finish, "apply", breaking)
+    engine.admit([bad, good])
+    ended: list[Any] = []
+    while len(ended) < 2:
+        ended += engine.step()
+    results = dict(ended)
+    assert isinstance(results[bad], ValueError)
+    assert same(engine.postprocess(results[good]), wanted)
+    assert engine.step() == []
+
+
+def test_a_job_that_is_taken_out_while_it_is_finished_leaves_nothing_behind(
+    engine: ChatterboxTextToSpeech, gate: threading.Event
+) -> None:
+    context = Listener()
+    one, other = job(engine, LONG, context=context), job(engine)
+    engine.admit([one])
+    while not context.fractions or context.fractions[-1] < 1:
+        engine.step()
+    engine.evict([one])
+    assert not engine._ready.engine._finishing._pending
+    gate.set()
+    engine.admit([other])
+    results = dict[Any, Any]()
+    while not results:
+        results.update(engine.step())
+    assert list(results) == [other]
 
 
 TWENTY_MINUTES = " ".join(f"Sentence {number} of a text that takes twenty minutes to be read." for number in range(300))
@@ -442,8 +543,8 @@ def test_twenty_minutes_of_text_are_streamed_from_the_first_part_on_and_join_wit
     ended: list[Any] = []
     while not context.fractions:
         ended += engine.step()
-    speaker = engine._ready.speaker
-    speaker._jobs[0].sounds[0].result()  # type: ignore[union-attr]  # it is there
+    speaker = engine._ready.engine
+    wait(speaker._finishing._pending)
     assert [chunk["part"] for chunk in context.chunks] == [0]
     assert speaker._jobs[0].running == 0  # nobody has begun with the second
     while not ended:
@@ -469,21 +570,21 @@ def test_twenty_minutes_of_text_end_half_way_within_two_steps(engine: Chatterbox
     heard_so_far = len(context.fractions)
     for _ in range(2):
         engine.step()
-    speaker = engine._ready.speaker
-    assert (len(speaker._t3), speaker._jobs, speaker._parts, speaker._silent) == (0, [], {}, [])
+    speaker = engine._ready.engine
+    assert (len(speaker._t3), speaker._jobs, speaker._parts, speaker._unrendered) == (0, [], {}, [])
     assert len(context.fractions) == heard_so_far
 
 
 def test_a_part_at_odds_with_its_text_is_drawn_again_and_then_said_so(checkpoint: Path) -> None:
     engine = loaded(checkpoint, {**PLAIN, "max_new_tokens": 25})
     seeds: list[int] = []
-    join = engine._ready.speaker._t3.join
+    join = engine._ready.engine._t3.join
 
     def counted(requests: Any) -> None:
         seeds.extend(request.seed for request in requests)
         join(requests)
 
-    engine._ready.speaker._t3.join = counted  # type: ignore[method-assign]  # to see what is drawn
+    engine._ready.engine._t3.join = counted  # type: ignore[method-assign]  # to see what is drawn
     speech = say(engine)
     assert seeds[0] == 1
     assert len(set(seeds)) == 3
@@ -493,7 +594,7 @@ def test_a_part_at_odds_with_its_text_is_drawn_again_and_then_said_so(checkpoint
 def test_a_text_without_any_sound_fails_that_job_alone(engine: ChatterboxTextToSpeech) -> None:
     from aiservices.handlers.chatterbox.t3 import Draw
 
-    speaker, wanted = engine._ready.speaker, say(engine)
+    speaker, wanted = engine._ready.engine, say(engine)
     silent, good = job(engine, "Nothing."), job(engine)
     judge = speaker._judge
 

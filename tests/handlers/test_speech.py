@@ -17,17 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiservices.errors import InvalidInput
-from aiservices.handler import Task
+from aiservices.handler import BatchHandler, Task
 from aiservices.handlers import audio
-from aiservices.handlers.speech import (
-    Speech,
-    SpeechRequest,
-    TextToSpeechHandler,
-    TextToSpeechInput,
-    TextToSpeechOutput,
-    encode,
-    read_reference,
-)
+from aiservices.handlers.reference_clip import read_reference
+from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler, encode
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 from aiservices.handlers.speech_encoding import AudioFormat
 from aiservices.handlers.speech_text import plain_text, split_text
 from tests.handlers.speech_fakes import FakeContext, Samples, as_file, heard, voice_like
@@ -43,7 +37,7 @@ MEDIA_TYPES = {
 }
 
 
-class Humming(TextToSpeechHandler):
+class Humming(TextToSpeechHandler, BatchHandler[TextToSpeechInput, TextToSpeechOutput]):
     """An engine that hums; its voices are known once it is loaded."""
 
     def __init__(self, voices: Sequence[str] | None = ("low", "high")) -> None:
@@ -57,8 +51,8 @@ class Humming(TextToSpeechHandler):
         return [speech(voice_like(120), 16_000) for _ in tasks]
 
 
-def speech(samples: Samples, sample_rate: int, coding: AudioFormat = "wav", speed: float = 1.0) -> Speech:
-    return Speech(samples, sample_rate, "low", "espeak-ng", coding, ["careful"], speed)
+def speech(samples: Samples, sample_rate: int, coding: AudioFormat = "wav") -> Speech:
+    return Speech([samples], sample_rate, "low", "espeak-ng", coding, ["careful"])
 
 
 def rms(samples: Samples) -> float:
@@ -335,11 +329,6 @@ def test_the_file_is_bytes_that_json_shows_as_base64() -> None:
     assert (schema["type"], schema["contentEncoding"]) == ("string", "base64")
 
 
-def test_the_tempo_that_is_left_is_applied_before_encoding() -> None:
-    output = encode(speech(voice_like(180), 16_000, speed=2.0))
-    assert output.duration_s == 2.0
-
-
 def test_loud_sound_is_turned_down_instead_of_clipped() -> None:
     samples, _ = heard(encode(speech(3 * voice_like(180), 16_000)))
     assert np.abs(samples).max() == pytest.approx(audio.PEAK, abs=0.001)
@@ -399,7 +388,7 @@ def test_the_sample_rate_is_the_one_asked_for_or_the_next_that_the_coding_has(
     coding: AudioFormat, wanted: int, given: int
 ) -> None:
     hum = voice_like(180, seconds=1)
-    output = encode(Speech(hum, 16_000, "low", "espeak-ng", coding, to_rate=wanted))
+    output = encode(Speech([hum], 16_000, "low", "espeak-ng", coding, to_rate=wanted))
     samples, sample_rate = heard(output)
     assert (output.sample_rate, sample_rate) == (given, given)
     assert audio.median_pitch_hz(samples, sample_rate) == pytest.approx(180, rel=0.01)

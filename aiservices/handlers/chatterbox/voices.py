@@ -26,7 +26,7 @@ from aiservices.handlers.chatterbox.library import quiet
 from aiservices.handlers.chatterbox.options import OWN_VOICE
 from aiservices.handlers.chatterbox.sound import set_loudness
 from aiservices.handlers.chatterbox.variants import Variant
-from aiservices.handlers.speech import PROMPT_FIELD, Reference, read_reference
+from aiservices.handlers.reference_clip import PROMPT_FIELD, Reference, read_reference
 
 if TYPE_CHECKING:
     import torch
