@@ -219,7 +219,7 @@ def _our_tokens(bench: Bench, requests: int) -> Times:
     engine: T3Engine = bench.ours._ready.engine._t3
     ids = [hp.start_text_token, *bench.model.reader.read(TEXT, "en"), hp.stop_text_token]
     began = bench.clock()
-    condition = engine.condition(voice.speaker, voice.prompt, 0.5)
+    condition = engine.embedding.condition(voice.speaker, voice.prompt, 0.5)
     engine.join([T3Request(condition, ids, 0.5, Sampling(), seed, bench.tokens) for seed in range(requests)])
     while len(engine):
         engine.step()

@@ -169,13 +169,13 @@ def test_rows_are_evicted_while_they_wait_and_while_their_prompt_is_read(
 
 
 def test_one_of_several_prompts_being_read_is_evicted(engine: Any, alone: list[tuple[int, ...]]) -> None:
-    engine._chunk_tokens = 160
+    engine._prompts._chunk_tokens = 160
     first, second = tasks_for([requests()[5], requests()[6]])
     engine.admit([first, second])
     backbone, read = engine._backbone, engine._backbone.read
 
     def evict_while_reading(prompts: Any, columns: int) -> Any:
-        engine._reading.rows[0].gone = True
+        engine.evict([first])
         return read(prompts, columns)
 
     backbone.read = evict_while_reading
@@ -359,7 +359,7 @@ def test_a_listener_that_raises_ends_its_own_row_only(engine: Any, alone: list[t
 def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
     engine: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiservices.handlers.engine.EMIT_EVERY_S", 0.0)
+    monkeypatch.setattr("aiservices.handlers.generation_row.EMIT_EVERY_S", 0.0)
     tasks = tasks_for(requests())
     engine.admit(tasks)
     for task, result in zip(tasks, step_to_end(engine, tasks), strict=True):
@@ -374,7 +374,7 @@ def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
 
 
 def test_quick_rows_report_once_and_sum_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiservices.handlers.engine.EMIT_EVERY_S", 3600.0)
+    monkeypatch.setattr("aiservices.handlers.generation_row.EMIT_EVERY_S", 3600.0)
     task = tasks_for([requests()[2]])[0]
     engine.admit([task])
     (result,) = step_to_end(engine, [task])

@@ -10,7 +10,8 @@ https://github.com/resemble-ai/chatterbox, chatterbox-tts 0.1.7.
 | ``handler`` | the service: options, what is asked, what is answered |
 | ``engine`` | all jobs on their way: voices, pieces, redraws, sound |
 | ``request``, ``job`` | what a job asks; where its pieces are, its stream |
-| ``t3``, ``stacks``, ``decoding``, ``sampling``, ``alignment`` | text to speech tokens, a token a step for all rows |
+| ``t3`` | text to speech tokens, a token a step for all rows |
+| ``t3_embedding``, ``stacks``, ``decoding``, ``sampling``, ``alignment`` | the parts of that step |
 | ``s3gen`` | speech tokens to sound, several rows at once |
 | ``pieces`` | the text's parts |
 | ``finishing``, ``sound`` | the threads that finish a piece; its edges, loudness, tempo, watermark |

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 
-def spied_heads() -> dict[int, list[int]]:
+def alignment_heads() -> dict[int, list[int]]:
     """Layer to heads whose attention shows where in the text the speech is."""
     heads: dict[int, list[int]] = {}
     for layer, head in _library().LLAMA_ALIGNED_HEADS:

@@ -113,7 +113,9 @@ class SpeechEngine:
             slow = clip is not None and not self._voices.knows(clip.digest)
             try:
                 job.voice = self._voices.named(job.request.voice) if clip is None else self._voices.of_clip(clip)
-                job.condition = self._t3.condition(job.voice.speaker, job.voice.prompt, job.request.exaggeration)
+                job.condition = self._t3.embedding.condition(
+                    job.voice.speaker, job.voice.prompt, job.request.exaggeration
+                )
             except ServiceError as error:
                 self.evict([job.task])
                 return [(job.task, error)]

@@ -99,7 +99,7 @@ class Slots:
         stack: whose keys and values they are.
         device: where they live.
         dtype: of the keys and values.
-        spied: layer to head, whose attention is wanted as well (the alignment of a multilingual model).
+        alignment_heads: by layer, heads whose attention is wanted as well (the alignment of a multilingual model).
         fixed: slots and columns that are taken once and never change place, as CUDA graphs need it; None to grow.
     """
 
@@ -108,17 +108,17 @@ class Slots:
         stack: Stack,
         device: str,
         dtype: torch.dtype,
-        spied: Mapping[int, Sequence[int]] | None = None,
+        alignment_heads: Mapping[int, Sequence[int]] | None = None,
         fixed: tuple[int, int] | None = None,
     ) -> None:
         self._stack, self._device, self._dtype = stack, device, dtype
-        self._spied = dict(spied or {})
+        self._alignment_heads = dict(alignment_heads or {})
         self._fixed = fixed
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.lengths: list[int] = []
-        self.spied: list[torch.Tensor] = []
-        """After a step: attention of the spied heads, ``[rows, columns]`` each."""
+        self.attention: list[torch.Tensor] = []
+        """After a step: attention of the alignment heads, ``[rows, columns]`` each."""
         if fixed is not None:
             self._resize(*fixed)
 
@@ -129,7 +129,7 @@ class Slots:
             embeds: one prompt a row, ``[tokens, width]``.
 
         Returns:
-            The hidden state of each prompt's last token, ``[rows, width]``; and for each row the spied heads'
+            The hidden state of each prompt's last token, ``[rows, width]``; and for each row the alignment heads'
             attention of its last two tokens, ``[2, tokens]`` each.
         """
         lengths = [len(row) for row in embeds]
@@ -137,23 +137,23 @@ class Slots:
         self._fit(first + len(embeds), widest + 1)
         hidden = torch.nn.utils.rnn.pad_sequence(list(embeds), batch_first=True)
         positions = torch.arange(widest, device=self._device).expand(len(embeds), -1)
-        spied: list[list[torch.Tensor]] = [[] for _ in embeds]
+        attention: list[list[torch.Tensor]] = [[] for _ in embeds]
 
         def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             self.keys[layer][first : first + len(embeds), :, :widest] = key
             self.values[layer][first : first + len(embeds), :, :widest] = value
-            for head in self._spied.get(layer, ()):
+            for head in self._alignment_heads.get(layer, ()):
                 for row, length in enumerate(lengths):
                     last = query[row, head, length - 2 : length] @ key[row, head, :length].T
                     last = last.float() * self._stack.head_dim**-0.5
                     last[0, -1] = float("-inf")  # the last but one does not see the last
-                    spied[row].append(last.softmax(dim=-1))
+                    attention[row].append(last.softmax(dim=-1))
             # Padding stands on the right, where no token of a row looks.
             return scaled_dot_product_attention(query, key, value, is_causal=True)
 
         out = self._stack.forward(hidden, positions, attend)
         self.lengths += lengths
-        return torch.stack([out[row, length - 1] for row, length in enumerate(lengths)]), spied
+        return torch.stack([out[row, length - 1] for row, length in enumerate(lengths)]), attention
 
     def decode(self, hidden: torch.Tensor, positions: torch.Tensor, width: int) -> torch.Tensor:
         """Run one token a slot; only tensors of fixed shapes, so that it can be captured.
@@ -169,15 +169,15 @@ class Slots:
         count = len(hidden)
         slots = torch.arange(count, device=self._device)
         mask = torch.arange(width, device=self._device) <= positions[:, None]
-        self.spied = []
+        self.attention = []
 
         def attend(layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             self.keys[layer][slots, :, positions] = key[:, :, 0]
             self.values[layer][slots, :, positions] = value[:, :, 0]
             keys, values = self.keys[layer][:count, :, :width], self.values[layer][:count, :, :width]
-            for head in self._spied.get(layer, ()):
+            for head in self._alignment_heads.get(layer, ()):
                 scores = (keys[:, head] @ query[:, head, 0, :, None])[..., 0].float() * self._stack.head_dim**-0.5
-                self.spied.append(scores.masked_fill(~mask, float("-inf")).softmax(dim=-1))
+                self.attention.append(scores.masked_fill(~mask, float("-inf")).softmax(dim=-1))
             return scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None])
 
         return self._stack.forward(hidden[:, None], positions[:, None], attend)[:, 0]
@@ -187,7 +187,7 @@ class Slots:
 
         Args:
             slot: which one.
-            poisoned: its states may hold NaN, which reach later rows through masked columns, so they are wiped.
+            poisoned: its states may hold NaN, which reach the next rows through masked columns, so they are wiped.
         """
         last = len(self.lengths) - 1
         moved = self.lengths.pop()
@@ -202,7 +202,7 @@ class Slots:
     def clear(self) -> None:
         """Forget every row, and the memory they hold unless it is fixed."""
         self.lengths = []
-        self.spied = []
+        self.attention = []
         if self._fixed is None:
             self.keys, self.values = [], []
         else:
