@@ -29,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Ended = tuple[Task[GenerationRequest], Generated | Exception]
+"""A row that left the engine, and what came of it."""
 
 
 class GenerationEngine:
@@ -159,7 +160,7 @@ class GenerationEngine:
         runs = [(index, row.run) for index, row in enumerate(rows) if row.run is not None]
         for index, run in runs:
             try:
-                run.watch(rows[index].request.max_new_tokens - len(rows[index].tokens))
+                run.check_budget(rows[index].request.max_new_tokens - len(rows[index].tokens))
             except Exception as error:
                 rows[index].failure = error
         self._masks.apply(logits, [(index, run) for index, run in runs if not run.forced])

@@ -27,7 +27,7 @@ from aiservices.handlers.reference_clip import Reference
 from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
 from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 
-WORDS_A_MINUTE = 175
+WORDS_PER_MINUTE = 175
 """espeak-ng's own tempo, at ``speed`` 1."""
 
 _TIMEOUT_S = 60.0
@@ -81,6 +81,7 @@ VOICES: Mapping[str, EspeakVoice] = {
     "hindi": EspeakVoice("inc/hi", _FEMALE, "Hindi, woman"),
     "mandarin": EspeakVoice("sit/cmn", _FEMALE, "Mandarin Chinese, woman"),
 }
+"""The voices by the name that a caller gives."""
 
 
 @attrs.frozen
@@ -109,7 +110,12 @@ class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, Te
         return [VoiceInfo(name, voice.description) for name, voice in VOICES.items()]
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
-        """Find the library and say a word with it."""
+        """Find the library and say a word with it.
+
+        Raises:
+            ConfigError: an option is not one, or names no voice.
+            ServiceError: espeakng-loader is missing or of no use; the text says which.
+        """
         self._options = read_options(EspeakOptions, options)
         if self._options.default_voice not in VOICES:
             known = ", ".join(VOICES)
@@ -162,7 +168,7 @@ class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, Te
         return speaker, f"not a clone: espeak-ng only takes the pitch of audio_prompt_url, about {wanted_hz:.0f} Hz"
 
     def _pitch_for(self, name: str, wanted_hz: float) -> int:
-        """espeak's pitch setting that brings this speaker nearest to ``wanted_hz``, from measurements made once."""
+        """Return espeak's setting that is nearest to a pitch for this speaker, from measurements made once."""
         import numpy as np
 
         if name not in self._pitches_hz:
@@ -185,7 +191,7 @@ class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, Te
         request = {
             "text": _plain(text),
             "voice": speaker.name,
-            "rate": round(WORDS_A_MINUTE * speed),
+            "rate": round(WORDS_PER_MINUTE * speed),
             "pitch": speaker.pitch,
             "pitch_range": min(99, round(2 * _MIDDLE * liveliness)),
             "seed": seed,

@@ -1,4 +1,4 @@
-"""Turn a stranger's bytes into a picture, or refuse them. Pillow is imported when asked for."""
+"""Decode a caller-supplied picture, or refuse it. Pillow is imported when asked for."""
 
 from __future__ import annotations
 

@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     import soundfile  # type: ignore[import-untyped]  # ships no types
 
 PROMPT_FIELD = "$.audio_prompt_url"
+"""JSON path of the input field that names the clip."""
 
 REFERENCE_MIN_S = 3.0
 """Below this a voice encoder hears too little; Chatterbox listens to the first 6 to 10 s."""
 
 REFERENCE_MAX_S = 60.0
+"""A longer clip says little more of a voice and takes more memory to decode."""
+
 REFERENCE_MAX_CHANNELS = 8
+"""What a surround recording has (7.1); all are decoded at once, a block at a time."""
+
 REFERENCE_RATES_HZ = (8_000, 192_000)
+"""Lowest and highest sample rate in Hz: a telephone's, and the highest that is usual."""
 
 REFERENCE_SPOKEN_MIN_S = 1.5
 """How much of the clip has to be louder than :data:`REFERENCE_SPOKEN_LEVEL`."""
@@ -92,7 +98,7 @@ def _riff_is_cut_off(data: bytes) -> bool:
 def _read_mono(file: soundfile.SoundFile) -> audio.Samples:
     """Decode block by block, so that many channels are never in memory together.
 
-    Not with ``file.blocks``: of a file that ends early it hands out memory that was never written.
+    Not with ``file.blocks``: of a file that ends early it returns memory that was never written.
     """
     import numpy as np
     import soundfile

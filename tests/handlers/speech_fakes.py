@@ -1,4 +1,4 @@
-"""A context without a house, and clips to speak with."""
+"""A context without a service, and clips to speak with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ class FakeContext:
 
     clip: bytes = b""
     job_id: str = "job"
-    deadline: float | None = None
     cancel_at: float = 2.0
     fetched: list[tuple[str, str, str]] = attrs.field(factory=list)
     fractions: list[float] = attrs.field(factory=list)

@@ -132,6 +132,6 @@ def test_threads_of_one_core_leave_the_others_theirs(cores: None) -> None:
     pool = one_core_threads(2, "test")
     assert [pool.submit(torch.get_num_threads).result() for _ in range(2)] == [1, 1]
     assert torch.get_num_threads() == 2
-    with ThreadPoolExecutor(1) as later:
-        assert later.submit(torch.get_num_threads).result() == 2
+    with ThreadPoolExecutor(1) as another_thread:
+        assert another_thread.submit(torch.get_num_threads).result() == 2
     pool.shutdown()

@@ -266,8 +266,8 @@ class _Refusing:
             raise ValueError("no such grammar")
         return self
 
-    def watch(self, remaining_tokens: int) -> None:
-        if self.fails_at == "watch":
+    def check_budget(self, remaining_tokens: int) -> None:
+        if self.fails_at == "check_budget":
             raise ValueError("no idea how much is left")
         self.forced.append(7)
 
@@ -280,7 +280,7 @@ class _Refusing:
         return b"x" * len(tokens)
 
 
-@pytest.mark.parametrize("fails_at", ["start", "advance", "watch"])
+@pytest.mark.parametrize("fails_at", ["start", "advance", "check_budget"])
 def test_a_row_whose_grammar_raises_fails_alone(engine: Any, alone: list[tuple[int, ...]], fails_at: str) -> None:
     grammar: Any = _Refusing(fails_at)
     tasks = tasks_for([*requests()[:3], attrs.evolve(requests()[3], grammar=grammar)])

@@ -62,7 +62,7 @@ def ramble(grammar: Grammar, budget: int, choose: Callable[[list[int]], int]) ->
     run = grammar.start()
     tokens: list[int] = []
     while not run.complete:
-        run.watch(budget - len(tokens))
+        run.check_budget(budget - len(tokens))
         token = run.forced.popleft() if run.forced else choose(allowed(run.matcher))
         run.advance(token)
         tokens.append(token)
@@ -113,7 +113,7 @@ def test_with_room_to_spare_nothing_is_forced(view: Any) -> None:
     run = grammar.start()
     text = b'{"title":"Red mug","description":"A mug.","keywords":["red","mug","cup"],"category":"Home & Kitchen"}'
     for token in view.tokenize_bytes(text):
-        run.watch(10_000)
+        run.check_budget(10_000)
         assert not run.forced
         run.advance(token)
     assert run.complete
@@ -199,14 +199,14 @@ def test_a_reader_in_a_hurry_completes_half_characters_and_escapes() -> None:
     for half, rest in ((b"\xe0", b"\xa1\xa1"), (b"\xed\x80", b"\xa1"), (b"\xf0\x9f", b"\xa1\xa1"), (b"\xc3", b"\xa1")):
         reader = JsonReader(plan)
         reader.feed(b'{"title":"a' + half)
-        ending, bridge = reader.hurry(1)
+        ending, bridge = reader.forced_text(1)
         assert ending == rest
         (half + ending).decode()
         assert bridge == b'","description":"'
     for lead in (0xE0, 0xED, 0xF0, 0xF4):
         reader = JsonReader(plan)
         reader.feed(b'{"title":"' + bytes([lead]))
-        (bytes([lead]) + reader.hurry(1)[0]).decode()
+        (bytes([lead]) + reader.forced_text(1)[0]).decode()
     reader = JsonReader(plan)
     reader.feed(b'{"title":"a\\')
-    assert reader.hurry(1)[0] == b'"'
+    assert reader.forced_text(1)[0] == b'"'

@@ -142,9 +142,9 @@ def _chat(tokenizer: Tokenizer) -> Any:
         "[ INST]",
     ],
 )
-def test_markers_in_a_strangers_text_become_plain_text(kind: str, hostile: str) -> None:
+def test_markers_in_a_callers_text_become_plain_text(kind: str, hostile: str) -> None:
     chat = _chat(TOKENIZERS[kind])
-    tokens = chat.encode([{"role": "user", "content": chat.tame(hostile)}])
+    tokens = chat.encode([{"role": "user", "content": chat.escape_markers(hostile)}])
     special = [token for token in tokens if token < len(MISTRAL_TOKENS)]
     assert special == [3, 4], "only the template's own"
 
@@ -152,7 +152,7 @@ def test_markers_in_a_strangers_text_become_plain_text(kind: str, hostile: str) 
 def test_harmless_text_stays_as_it_is() -> None:
     chat = _chat(TOKENIZERS["bytes"])
     for text in ("A red mug <b>now</b> [sale] 50 % | off", "größe 日本語 \N{PILE OF POO}", ""):
-        assert chat.tame(text) == text
+        assert chat.escape_markers(text) == text
 
 
 # The import guard

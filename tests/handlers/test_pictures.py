@@ -1,4 +1,4 @@
-"""Pictures as strangers send them: odd, huge, damaged, or none at all."""
+"""Pictures as callers send them: odd, huge, damaged, or none at all."""
 
 from __future__ import annotations
 

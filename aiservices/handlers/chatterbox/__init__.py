@@ -19,7 +19,7 @@ https://github.com/resemble-ai/chatterbox, chatterbox-tts 0.1.7.
 | ``checkpoint``, ``variants``, ``library`` | files, weights, tokenizers, imports |
 """
 
-from aiservices.handlers.chatterbox.handler import PROMPT_VOICE, ChatterboxTextToSpeech
-from aiservices.handlers.chatterbox.options import OWN_VOICE, ChatterboxOptions
+from aiservices.handlers.chatterbox.handler import ChatterboxTextToSpeech
+from aiservices.handlers.chatterbox.options import ChatterboxOptions
 
-__all__ = ["OWN_VOICE", "PROMPT_VOICE", "ChatterboxOptions", "ChatterboxTextToSpeech"]
+__all__ = ["ChatterboxOptions", "ChatterboxTextToSpeech"]

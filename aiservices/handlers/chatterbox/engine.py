@@ -18,12 +18,13 @@ from aiservices.handlers.chatterbox.t3 import Draw, T3Engine, T3Request
 from aiservices.handlers.chatterbox.voices import VoiceStore
 from aiservices.handlers.speech import Speech
 
-PATIENCE_STEPS = 16
+RENDER_WAIT_STEPS = 16
 """How long finished tokens wait for others to become sound with them: two thirds of a second of speech."""
 
 _TOKEN_FRAMES = 960  # 40 ms at 24 kHz
 
 Ended = tuple[Task[ChatterboxRequest], Speech | Exception]
+"""A job that left the engine, and what came of it."""
 
 
 class SpeechEngine:
@@ -188,7 +189,7 @@ class SpeechEngine:
         """Whether to make sound now instead of waiting for more to make it with."""
         for part, _ in self._unrendered:
             part.waited_steps += 1
-        urgent = any(part.urgent or part.waited_steps > PATIENCE_STEPS for part, _ in self._unrendered)
+        urgent = any(part.urgent or part.waited_steps > RENDER_WAIT_STEPS for part, _ in self._unrendered)
         enough = len(self._unrendered) >= self._sound_rows or not len(self._t3)
         return bool(self._unrendered) and (urgent or enough)
 

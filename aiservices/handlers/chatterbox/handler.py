@@ -67,11 +67,6 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         """The same voices with what is known of them; none before ``load``."""
         return () if self._loaded is None else tuple(self._loaded.voices.infos.values())
 
-    @property
-    def languages(self) -> Sequence[str]:
-        """Languages that the loaded checkpoint speaks."""
-        return () if self._loaded is None else tuple(self._loaded.model.reader.languages)
-
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the checkpoint, check that it is whole, and take in the named voices.
 
@@ -106,13 +101,22 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         free_memory(self._device)
 
     def validate(self, input: TextToSpeechInput) -> None:
-        """Check also that there is a word: this model cannot say a symbol."""
+        """Check also that there is a word: this model cannot say a symbol.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
         super().validate(input)
         if not any(map(str.isalnum, input.text)):
             raise InvalidInput("$.text", "expected words, got no letter and no digit")
 
     async def preprocess(self, input: TextToSpeechInput, context: Context) -> ChatterboxRequest:
-        """Fetch and check the reference clip, cut the text and read its tokens."""
+        """Fetch and check the reference clip, cut the text and read its tokens.
+
+        Raises:
+            FetchError: the clip could not be downloaded.
+            InvalidInput: the clip, the voice or the language is none for this model; naming the field.
+        """
         request = await super().preprocess(input, context)
         return await context.run_in_pool(self._read, request)
 
@@ -191,7 +195,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         if max(model.reader.unknown_share(piece.ids) for piece in pieces) > _UNKNOWN_SHARE:
             known = ", ".join(model.reader.languages)
             warnings.append(f"many letters of the text are unknown to this model, which speaks {known}")
-        if note := model.reader.note_on(language):
+        if note := model.reader.warning_about(language):
             warnings.append(note)
         return ChatterboxRequest(
             input=asked,

@@ -31,7 +31,8 @@ class Part:
     Attributes:
         number: of the piece, from 0.
         attempt: how often it was drawn again.
-        best: the draw that fits the text best, and by how much it misses it.
+        best: the draw that fits the text best so far.
+        misfit: of that draw, see :meth:`.Piece.misfit`.
         waited_steps: how long its tokens have been waiting to become sound.
     """
 

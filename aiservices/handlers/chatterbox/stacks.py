@@ -22,6 +22,11 @@ class Stack(abc.ABC):
 
     Args:
         model: the library's ``tfmr``.
+
+    Attributes:
+        layers: how many.
+        heads: of each layer.
+        head_dim: width of a head.
     """
 
     layers: int
