@@ -83,3 +83,8 @@ def heard(output: TextToSpeechOutput) -> tuple[Samples, int]:
         return samples, output.sample_rate
     samples, sample_rate = soundfile.read(io.BytesIO(output.audio), dtype="float32")
     return samples, sample_rate
+
+
+def rms(samples: Samples) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(samples))))

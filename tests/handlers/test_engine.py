@@ -12,8 +12,7 @@ import attrs
 import pytest
 
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
-
-from aiservices.errors import JobFailed, OutOfMemory, ServiceError
+from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
 from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
 from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest
@@ -23,6 +22,8 @@ from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
 
 MISTRAL = {"mistral": "AutoModelForCausalLM"}
+
+
 POISON = 300
 """A token whose embedding is not a number in the poisoned model."""
 
@@ -434,44 +435,3 @@ def test_a_repetition_penalty_is_that_of_transformers(checkpoint: Checkpoint, en
     penalised, other = engine.generate([request, free])
     assert penalised.token_ids == tuple(expected[0, ids.shape[1] :].tolist())
     assert other.token_ids == engine.generate([free])[0].token_ids
-
-
-def test_a_sliding_window_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(write_mistral(tmp_path, sliding_window=64), "cpu", GenerationOptions(), MISTRAL)
-    with pytest.raises(ServiceError, match=r"sliding window.*v0\.3"):
-        make_engine(checkpoint)
-
-
-def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    broken = shutil.copytree(folder, tmp_path / "broken")
-    weights = load_file(broken / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ServiceError, match=r"lacks 1 weights.*up_proj"):
-        load_checkpoint(broken, "cpu", GenerationOptions(), MISTRAL)
-
-
-def test_other_models_and_empty_folders_are_refused_without_a_path(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match=r"takes llama models, the folder holds a mistral one"):
-        load_checkpoint(folder, "cpu", GenerationOptions(), {"llama": "AutoModelForCausalLM"})
-    with pytest.raises(ServiceError, match="cannot be loaded") as refusal:
-        load_checkpoint(tmp_path, "cpu", GenerationOptions(), MISTRAL)
-    assert str(tmp_path) not in str(refusal.value)
-    with pytest.raises(ServiceError, match="needs a model"):
-        load_checkpoint(None, "cpu", GenerationOptions(), MISTRAL)
-
-
-def test_a_checkpoint_without_a_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    bare = shutil.copytree(folder, tmp_path / "bare")
-    settings = json.loads((bare / "tokenizer_config.json").read_text())
-    del settings["chat_template"]
-    (bare / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ServiceError, match="no chat template"):
-        load_checkpoint(bare, "cpu", GenerationOptions(), MISTRAL)
