@@ -11,7 +11,7 @@ https://github.com/resemble-ai/chatterbox, chatterbox-tts 0.1.7.
 | ``engine`` | all jobs on their way: voices, pieces, redraws, sound |
 | ``request``, ``job`` | what a job asks; where its pieces are, its stream |
 | ``t3`` | text to speech tokens, a token a step for all rows |
-| ``t3_embedding``, ``stacks``, ``decoding``, ``sampling``, ``alignment`` | the parts of that step |
+| ``t3_embedding``, ``stacks``, ``slots``, ``decoding``, ``sampling``, ``alignment`` | the parts of that step |
 | ``s3gen`` | speech tokens to sound, several rows at once |
 | ``pieces`` | the text's parts |
 | ``finishing``, ``sound`` | the threads that finish a piece; its edges, loudness, tempo, watermark |

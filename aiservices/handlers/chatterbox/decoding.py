@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import attrs
 import torch
 
-from aiservices.handlers.chatterbox.stacks import Slots
+from aiservices.handlers.chatterbox.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _WIDTH_STEP = 256
 
 
 class Decoder:
-    """Runs :meth:`.stacks.Slots.decode` on exactly the rows and columns that there are."""
+    """Runs :meth:`.slots.Slots.decode` on exactly the rows and columns that there are."""
 
     def __init__(self, slots: Slots, device: str) -> None:
         self._slots, self._device = slots, device

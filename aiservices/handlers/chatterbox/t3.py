@@ -17,7 +17,8 @@ from aiservices.errors import JobFailed
 from aiservices.handlers.chatterbox.alignment import RowAlignment, alignment_heads
 from aiservices.handlers.chatterbox.decoding import Decoder, PaddedDecoder
 from aiservices.handlers.chatterbox.sampling import Sampler, Sampling
-from aiservices.handlers.chatterbox.stacks import Gpt2Stack, LlamaStack, Slots
+from aiservices.handlers.chatterbox.slots import Slots
+from aiservices.handlers.chatterbox.stacks import Gpt2Stack, LlamaStack
 from aiservices.handlers.chatterbox.t3_embedding import T3Embedding
 
 SPEECH_TOKENS = 6561
