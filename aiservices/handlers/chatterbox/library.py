@@ -24,7 +24,6 @@ class Library:
     Attributes:
         english: ``chatterbox.tts``: modules, ``T3Cond`` and the English text's punctuation.
         multilingual: ``chatterbox.mtl_tts``: languages and their texts' punctuation.
-        turbo: ``chatterbox.tts_turbo``: Turbo's punctuation.
         tokenizers: ``chatterbox.models.tokenizers.tokenizer``.
         t3_config: ``chatterbox.models.t3.modules.t3_config``.
         backbones: ``chatterbox.models.t3.llama_configs``: sizes of T3's transformers by name.
