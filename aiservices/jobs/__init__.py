@@ -6,7 +6,10 @@
 ``stream``         chunks that nobody has read yet
 ``output``         what a job made
 ``job``            one job, and its one way to end
-``manager``        all jobs of a service: their order, times, bounds
+``queue``          the jobs that wait, in order
+``retention``      how long ended jobs are remembered
+``signal``         wakes whoever waits for a job
+``manager``        all jobs of a service
 =================  ==================================================================================================
 """
 

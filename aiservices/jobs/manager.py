@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,12 +12,13 @@ from aiservices.jobs.job import Job
 from aiservices.jobs.output import encode_status
 from aiservices.jobs.queue import JobQueue
 from aiservices.jobs.request import JobRequest
+from aiservices.jobs.retention import Retention
 from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
-from aiservices.timers import Timer, Timers
+from aiservices.timers import Timers
 from aiservices.webhooks import WebhookSender
 
 QUEUE_FULL_RETRY_AFTER_S = 5.0
@@ -51,10 +51,7 @@ class JobManager:
         self._jobs: dict[str, Job] = {}
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
         self._queue = JobQueue()
-        self._finished: OrderedDict[str, tuple[Job, int]] = OrderedDict()
-        """What has ended, oldest end first, and what each weighed then."""
-        self._finished_bytes = 0
-        self._expiry: Timer | None = None
+        self._retention = Retention(config, self.timers, self._forget)
         self._keys: dict[str, Job] = {}
         self._sequence = 0
         self._interrupted = False
@@ -87,12 +84,12 @@ class JobManager:
     @property
     def remembered_bytes(self) -> int:
         """Memory held by the results of ended jobs."""
-        return self._finished_bytes
+        return self._retention.size_bytes
 
     # What callers do
 
     def submit(self, request: JobRequest) -> Job:
-        """Accept a job, or return the one that the same idempotency key brought before.
+        """Accept a job, or return the one that has the same idempotency key.
 
         Raises:
             QueueFull: the queue's bound by count or bytes would be passed.
@@ -143,8 +140,7 @@ class JobManager:
         if job.status not in RETRYABLE:
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
         self._check_room(job.request.input_bytes)
-        _, size_bytes = self._finished.pop(job.id)
-        self._finished_bytes -= size_bytes
+        self._retention.take_back(job)
         job.begin_again()
         self.move(job, Stage.QUEUED)
         self.retried_count += 1
@@ -212,13 +208,10 @@ class JobManager:
         if job.status not in RETRYABLE:
             job.request.forget_input()
         self.ended_counts[job.status] += 1
-        self._finished[job.id] = (job, job.size_bytes)
-        self._finished_bytes += job.size_bytes
         if self.live_count == 0:
             self._idle.set()
         self._announce(job)
-        self._forget_surplus()
-        self._schedule_expiry()
+        self._retention.add(job)
         self.changed.set()
 
     def _announce(self, job: Job) -> None:
@@ -273,37 +266,10 @@ class JobManager:
             job.timer.cancel()
             job.timer = None
 
-    # Results
-
-    def _forget_surplus(self) -> None:
-        """Hold the bounds by count and bytes; the newest result stays, however large."""
-        while len(self._finished) > max(1, self.config.keep_results) or (
-            len(self._finished) > 1 and self._finished_bytes > self.config.keep_results_bytes
-        ):
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        job_id, (job, size_bytes) = self._finished.popitem(last=False)
-        self._finished_bytes -= size_bytes
-        del self._jobs[job_id]
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.id]
         if job.request.idempotency_key is not None:
             del self._keys[job.request.idempotency_key]
-
-    def _schedule_expiry(self) -> None:
-        """One timer for the oldest result serves all: they expire in the order in which they finished."""
-        if self._expiry is None and self._finished:
-            self._expiry = self.timers.call_later(self._expires_at() - self.now(), JobManager._expire, self)
-
-    def _expires_at(self) -> float:
-        oldest, _ = next(iter(self._finished.values()))
-        assert oldest.ended_at is not None
-        return oldest.ended_at + self.config.keep_results_s
-
-    def _expire(self) -> None:
-        self._expiry = None
-        while self._finished and self._expires_at() <= self.now():
-            self._forget_oldest()
-        self._schedule_expiry()
 
 
 def _time_out(job: Job) -> None:

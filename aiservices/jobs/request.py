@@ -37,7 +37,7 @@ class JobRequest:
         webhook: URL that gets the status object when the job ends.
         destination: the caller's bucket for the files of the output.
         stream_bytes: bound on the unread stream; None takes the service's.
-        idempotency_key: the same key and request bring the same job.
+        idempotency_key: the same key and request get the same job.
         fingerprint: digest of the request, see :func:`fingerprint`; compared where there is a key.
     """
 

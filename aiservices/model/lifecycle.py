@@ -53,7 +53,7 @@ class Model:
     Args:
         handler: loads and unloads it.
         config: where its files are, and what for.
-        store: brings the files here.
+        store: fetches the files.
         load_slot: held while a model loads: one at a time, so that memory and imports do not race.
         metrics: of the service.
     """

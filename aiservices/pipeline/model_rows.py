@@ -27,7 +27,7 @@ class ModelRows:
         config: most rows at once, and when a model counts as hung.
         jobs: woken when the model's thread reports.
         thread: the model's.
-        calls: brings the thread's reports to the loop.
+        calls: carries the thread's reports to the loop.
         metrics: of the service.
     """
 

@@ -1,7 +1,7 @@
 """What serving costs a generation: ``scripts/bench generation``.
 
 Listings by the demo's Mistral, so many rows at a time: the engine alone in a process of its own (the ideal), and the
-same requests over HTTP with as many callers, while another caller asks for a job's status all the time. Rounds alternate;
+same requests over HTTP with as many callers, while another one asks for a job's status all the time. Rounds alternate;
 prints tokens a second of both, their ratio, and how long a status took. Nothing fails because of a number.
 """
 
