@@ -290,13 +290,13 @@ def installation(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 def test_check_names_the_package_that_is_missing(cli: Cli, installation: dict[str, str]) -> None:
     code, out, _ = cli("check")
-    assert "  WRONG packages  fastword (not installed); scripts/install brings them" in out.splitlines()
+    assert "  WRONG packages  fastword (not installed); scripts/install installs them" in out.splitlines()
     assert code == Exit.FAILED
 
 
 def test_check_names_the_package_that_is_too_old(cli: Cli, installation: dict[str, str]) -> None:
     installation["fastword"] = "1.9"
-    assert "  WRONG packages  fastword 1.9 (needs ==2.0); scripts/install brings them" in cli("check")[1]
+    assert "  WRONG packages  fastword 1.9 (needs ==2.0); scripts/install installs them" in cli("check")[1]
 
 
 def test_a_build_of_the_right_version_will_do(cli: Cli, installation: dict[str, str]) -> None:

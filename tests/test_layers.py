@@ -55,7 +55,7 @@ def test_no_handler_imports_its_library_before_it_loads() -> None:
     ("contract", "key", "spared"),
     [
         ("handlers-know-the-contract", "forbidden_modules", {"errors", "handler", "handlers", "demo"}),
-        ("house-without-torch", "source_modules", {"handlers", "demo"}),
+        ("core-without-torch", "source_modules", {"handlers", "demo"}),
         ("core-without-transports", "source_modules", {"handlers", "demo", "transports", "cli", "__main__"}),
     ],
 )

@@ -16,7 +16,7 @@ from aiservices.errors import InvalidInput
 from aiservices.transports.http import body
 from aiservices.transports.http.body import MAX_DEPTH, MAX_VALUES, decode_object, parse
 from tests.fakes import Upper
-from tests.transports.http.houses import MakeClient, handler_of, make_app, read, run, serve
+from tests.transports.http.apps import MakeClient, handler_of, make_app, read, run, serve
 
 BAD_JSON: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "$: the body is empty; expected a JSON object"),

@@ -13,7 +13,7 @@ from aiservices.settings import ServerConfig
 from aiservices.transports.http import jobs, lookup
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Counting, Gated, Unloadable, Upper
-from tests.transports.http.houses import MakeClient, ended, handler_of, make_app, read, run, serve, wait_until
+from tests.transports.http.apps import MakeClient, ended, handler_of, make_app, read, run, serve, wait_until
 
 MOUNTS = ("/v2/upper", "/upper", "/upper/api/v1", "/api/v1")
 

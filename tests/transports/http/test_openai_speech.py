@@ -18,7 +18,7 @@ from aiservices.registry import Registry
 from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from tests.fakes import Upper
-from tests.transports.http.houses import Client, MakeClient, make_app, read
+from tests.transports.http.apps import Client, MakeClient, make_app, read
 
 PATH = "/v1/audio/speech"
 

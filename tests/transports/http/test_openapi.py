@@ -14,7 +14,7 @@ from aiservices.settings import ServerConfig
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS
 from tests.fakes import Counting, Upper
-from tests.transports.http.houses import Client, MakeClient, make_app, read
+from tests.transports.http.apps import Client, MakeClient, make_app, read
 
 validation = pytest.importorskip("openapi_spec_validator", reason="pip install openapi-spec-validator")
 schema_validation = pytest.importorskip("openapi_schema_validator", reason="pip install openapi-spec-validator")
