@@ -1,13 +1,27 @@
-"""An event loop on a thread of its own: for libraries that block theirs, or that own the one they run on."""
+"""Event loops: the fastest there is for the process, and one on a thread of its own for libraries that block theirs."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run the work to its end on a new loop: uvloop's where it is installed, else the standard library's."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # an extra of its own, since not every platform has it
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 class LoopThread:

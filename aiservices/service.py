@@ -103,6 +103,9 @@ class Service:
     def submit(self, request: JobRequest) -> Job:
         """Accept a job.
 
+        Args:
+            request: becomes the job's own.
+
         Raises:
             InvalidInput: naming the field.
             QueueFull: try again later.

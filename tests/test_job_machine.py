@@ -1,6 +1,6 @@
 """The job core under any order of events: each accepted job ends exactly once, and nothing is left behind.
 
-The service is real: job manager, scheduler, executor with its own thread. What is replaced is time (a loop whose clock
+The service is real: job manager, pipeline, driver, the model's own thread. What is replaced is time (a loop whose clock
 the machine turns) and the model (a handler that works only when the machine says so). Loop and model's thread take
 turns, so that one sequence of events always does the same.
 """
@@ -14,8 +14,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from aiservices.executor import ModelExecutor
-from aiservices.scheduler import Scheduler, StepScheduler
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,8 +26,10 @@ from hypothesis.stateful import (
 )
 
 from aiservices.errors import Conflict, JobNotFound, QueueFull, Unavailable
-from aiservices.handler import Task
-from aiservices.jobs import ENDED, RETRYABLE, Job, JobRequest, JobStatus
+from aiservices.handler import Context, Task
+from aiservices.jobs import ENDED, RETRYABLE, Job, JobRequest, JobStatus, Stage, fingerprint
+from aiservices.model import ModelThread, ServiceState
+from aiservices.pipeline.pipeline import STALLED_PER_PLACE
 from aiservices.service import Service
 from tests.fakes import Counting, DirectExecutor, TextInput, TextOutput, Upper, make_service, make_shared
 
@@ -37,7 +37,24 @@ TTL_S = 50.0
 TIMEOUT_S = 20.0
 KEEP_S = 100.0
 QUEUE_SIZE = 6
-TROUBLES = ["fail", "explode", "bad-step", "bad-row", "bad-join"]
+PREFETCH = 4
+PREPARE_S = 30.0
+HANG_S = 15.0
+TROUBLES = ["fail", "explode", "bad-step", "bad-row", "bad-join", "no-preprocess", "bad-finish"]
+SLOW = "slow"
+
+
+LIMITS: dict[str, Any] = {
+    "max_batch_size": 3,
+    "prefetch": PREFETCH,
+    "queue_size": QUEUE_SIZE,
+    "timeout_s": TIMEOUT_S,
+    "ttl_s": TTL_S,
+    "prepare_timeout_s": PREPARE_S,
+    "hang_s": HANG_S,
+    "keep_results_s": KEEP_S,
+    "keep_results": 5,
+}
 
 
 class TurnedLoop(asyncio.SelectorEventLoop):
@@ -59,6 +76,7 @@ class JobMachine(RuleBasedStateMachine):
     """Whatever a caller, the clock, the model and the operator may do, in any order."""
 
     service: Service
+    limits = LIMITS
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,35 +84,37 @@ class JobMachine(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.endings: dict[tuple[str, int], int] = {}
         self.draining = False
+        self.hanging = False
 
-    def make_handler(self) -> TurnedUpper | Counting:
+    def make_handler(self) -> TurnedUpper | TurnedCounting:
         raise NotImplementedError
 
     @initialize()
     def start(self) -> None:
         self.handler = self.make_handler()
-        self.service = make_service(self.handler, shared=make_shared(DirectExecutor()), **LIMITS)
-        self.model = Turns(self.service._executor, self.handler.waiting)
-        ended = self.service._on_ended
+        self.service = make_service(self.handler, shared=make_shared(DirectExecutor()), **self.limits)
+        self.model = Turns(self.service._model.thread, self.handler.waiting)
+        announce = self.service._jobs._announce
 
         def count(job: Job) -> None:
             key = (job.id, job.attempt)
             self.endings[key] = self.endings.get(key, 0) + 1
-            ended(job)
+            announce(job)
 
-        self.service._jobs._on_ended = count
+        self.service._jobs._announce = count  # type: ignore[method-assign]
         self.run(self.service.start())
 
     @rule(
-        texts=st.lists(st.sampled_from(["ok"] * 6 + TROUBLES), min_size=1, max_size=4),
+        texts=st.lists(st.sampled_from(["ok"] * 6 + [SLOW] * 4 + TROUBLES), min_size=1, max_size=4),
         count=st.integers(1, 6),
         low=st.booleans(),
         key=st.sampled_from([None, None, "a", "b"]),
     )
     def submit(self, texts: list[str], count: int, low: bool, key: str | None) -> None:
         for text in texts:
+            given = {"text": text, "count": count}
             request = JobRequest(
-                input={"text": text, "count": count}, low_priority=low, idempotency_key=key, input_bytes=9
+                input=given, low_priority=low, idempotency_key=key, input_bytes=9, fingerprint=fingerprint(given)
             )
             job = self.call(self.service.submit, request, allowed=(QueueFull, Unavailable, Conflict))
             if job is not None:
@@ -123,10 +143,41 @@ class JobMachine(RuleBasedStateMachine):
         assert self.call(self.service.purge) == len(waiting)
         assert all(job.status is JobStatus.CANCELLED for job in waiting)
 
-    @rule(seconds=st.sampled_from([0.02, 0.02, 5.0, TIMEOUT_S + 1, TTL_S + 1, KEEP_S + 1]))
+    @rule()
+    def warm_up(self) -> None:
+        job = self.call(self.service.submit, JobRequest(input={"action": "warmup"}), allowed=(QueueFull, Unavailable))
+        if job is not None:
+            self.jobs[job.id] = job
+            assert job.ended == (self.service.state is ServiceState.READY)
+
+    @rule(seconds=st.sampled_from([0.02, 0.02, 1.5, 5.0, TIMEOUT_S + 1, PREPARE_S + 1, TTL_S + 1, KEEP_S + 1]))
     def pass_time(self, seconds: float) -> None:
+        """Turn the clock; a model that is at work meanwhile for longer than it may is left to hang."""
+        if self.handler.waiting.is_set() and seconds > TIMEOUT_S:
+            self.work()
         self.loop.now += seconds
         self.settle()
+
+    @rule(count=st.integers(1, 4))
+    def let_slow_ones_get_ready(self, count: int) -> None:
+        for gate in self.handler.preparing[:count]:
+            self.loop.call_soon(gate.set)
+        del self.handler.preparing[:count]
+        self.settle()
+
+    @precondition(lambda self: not self.hanging and len(self.jobs) >= 12 and self.handler.waiting.is_set())
+    @rule()
+    def hang(self) -> None:
+        """The model does not come back from its step: every job ends, and the service says why."""
+        self.hanging = True
+        self.loop.now += TIMEOUT_S + 0.1
+        self.settle()
+        assert self.service.state is ServiceState.READY
+        self.loop.now += HANG_S
+        self.settle()
+        assert self.service.state is ServiceState.FAILED
+        assert "hangs" in str(self.service.reason)
+        assert all(job.ended for job in self.jobs.values())
 
     @rule(turns=st.integers(1, 5))
     def let_the_model_work(self, turns: int) -> None:
@@ -147,42 +198,55 @@ class JobMachine(RuleBasedStateMachine):
             assert job.done.is_set() == job.ended == ((job.id, job.attempt) in self.endings)
 
     @invariant()
-    def the_books_agree(self) -> None:
+    def the_bounds_hold(self) -> None:
         if not hasattr(self, "service"):
             return
-        manager = self.service._jobs
+        jobs = self.service._jobs
+        assert jobs.waiting_count <= QUEUE_SIZE
+        assert jobs.count(Stage.PREPARING, Stage.READY) <= PREFETCH
+        assert jobs.count(Stage.STALLED) <= STALLED_PER_PLACE * PREFETCH
+        assert jobs.count(Stage.RUNNING) <= LIMITS["max_batch_size"]
+        for job in self.jobs.values():
+            assert (job.timer is None) == job.ended
+
+    @invariant()
+    def callers_count_what_the_service_counts(self) -> None:
+        """The counts that health and metrics show are those of the jobs that callers hold."""
+        if not hasattr(self, "service"):
+            return
+        states = [job.status for job in self.jobs.values()]
+        shown = self.service.health()["jobs"]
+        assert shown["inQueue"] == states.count(JobStatus.IN_QUEUE)
+        assert shown["inProgress"] == states.count(JobStatus.IN_PROGRESS)
+        assert self.service.busy == any(status not in ENDED for status in states)
         waiting = [job for job in self.jobs.values() if job.status is JobStatus.IN_QUEUE]
-        running = [job for job in self.jobs.values() if job.status is JobStatus.IN_PROGRESS]
-        assert (manager.queued_count, manager.running_count) == (len(waiting), len(running))
-        assert manager._queued_bytes == 9 * len(waiting)
-        assert manager.queued_count <= QUEUE_SIZE
-        assert set(manager._deadlines) == {job.id for job in [*waiting, *running]}
-        scheduler: Scheduler = self.service._scheduler
-        assert set(scheduler._attempts) == {job.id for job in [*waiting, *running]}
-        assert sum(scheduler._counts.values()) == len(scheduler._attempts)
+        places = sorted(self.service.status(job)["queuePosition"] for job in waiting)
+        assert places == list(range(1, len(waiting) + 1))
+        assert self.service._jobs._queue.size_bytes == sum(job.request.input_bytes for job in waiting)
 
     def teardown(self) -> None:
         if hasattr(self, "service"):
             self.model.go(self.handler)
             self.run(self.finish(), free=True)
             assert all(job.ended for job in self.jobs.values()), "a job was forgotten on its way"
-            assert not self.service._scheduler._attempts
         self.loop.close()
 
     async def finish(self) -> None:
         """Let the model work freely until every job has ended, then close."""
         for _ in range(2000):
-            if self.service._jobs.live_count == 0 and self.nothing_left():
+            for gate in self.handler.preparing:
+                gate.set()
+            if not self.service.busy and self.nothing_left():
                 break
             self.loop.now += 0.01
             await asyncio.to_thread(threading.Event().wait, 0.0005)
-        assert self.service._jobs.live_count == 0, "a job was forgotten on its way"
+        assert not self.service.busy, "a job was forgotten on its way"
         assert self.nothing_left(), "a place on the model was lost"
         await self.service.close()
 
     def nothing_left(self) -> bool:
-        """Whether scheduler and handler have let go of every job."""
-        return True
+        """Whether pipeline and handler have let go of every job."""
+        return self.service._pipeline.empty
 
     def pick(self, data: st.DataObject) -> Job:
         return data.draw(st.sampled_from(list(self.jobs.values())))
@@ -222,14 +286,14 @@ class JobMachine(RuleBasedStateMachine):
 class Turns:
     """Makes the model's thread begin a call only when the test says so, and the test wait until it rests."""
 
-    def __init__(self, executor: ModelExecutor, waiting: threading.Event) -> None:
+    def __init__(self, thread: ModelThread, waiting: threading.Event) -> None:
         self.held: list[Future[Any]] = []
         self._running: Future[Any] | None = None
         self._waiting = waiting
         self._starts = threading.Semaphore(0)
         self._free = False
-        self._submit = executor.submit
-        executor.submit = self.submit  # type: ignore[method-assign]
+        self._submit = thread.submit
+        thread.submit = self.submit  # type: ignore[method-assign]
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         def held() -> Any:
@@ -253,18 +317,39 @@ class Turns:
             self._waiting.wait(0.001)
         raise AssertionError("the model's thread did not come to rest")
 
-    def go(self, handler: TurnedUpper | Counting) -> None:
+    def go(self, handler: TurnedUpper | TurnedCounting) -> None:
         """Let everything run freely from now on."""
         self._free = handler.free_running = True
         self._starts.release(1000)
         handler.turn.release(1000)
 
 
-class TurnedUpper(Upper):
+class Turned:
+    """Prepares an input at once, or, where its text says so, only when the test opens a gate; finishes in the pool."""
+
+    preparing: list[asyncio.Event]
+
+    async def preprocess(self, input: TextInput, context: Context) -> TextInput:
+        if input.text == "no-preprocess":
+            raise ValueError("cannot be prepared")
+        if input.text == SLOW:
+            gate = asyncio.Event()
+            self.preparing.append(gate)
+            await gate.wait()
+        return input
+
+    def postprocess(self, result: TextOutput) -> TextOutput:
+        if result.text.lower().startswith("bad-finish"):
+            raise ValueError("cannot be finished")
+        return result
+
+
+class TurnedUpper(Turned, Upper):
     """Answers a batch only when the test says so."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.preparing = []
         self.free_running = False
         self.turn = threading.Semaphore(0)
         self.waiting = threading.Event()
@@ -283,21 +368,27 @@ class BatchMachine(JobMachine):
         return TurnedUpper()
 
 
+class TurnedCounting(Turned, Counting):
+    """Steps only when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(free_running=False)
+        self.preparing = []
+
+
 class StepMachine(JobMachine):
     """Over rows that join and leave between steps."""
 
-    def make_handler(self) -> Counting:
-        return Counting(free_running=False)
+    def make_handler(self) -> TurnedCounting:
+        return TurnedCounting()
 
     def nothing_left(self) -> bool:
-        scheduler, handler = self.service._scheduler, self.handler
-        assert isinstance(scheduler, StepScheduler)
-        assert isinstance(handler, Counting)
-        return not scheduler._rows and not handler.rows and not scheduler._driving
+        assert isinstance(self.handler, TurnedCounting)
+        return super().nothing_left() and (self.hanging or not self.handler.rows)
 
     @rule()
     def two_steps_later_no_ended_job_has_a_row(self) -> None:
-        assert isinstance(self.handler, Counting)
+        assert isinstance(self.handler, TurnedCounting)
         ended = [task for task in list(self.handler.rows) if task.context.cancelled]
         self.work()
         self.work()
@@ -305,22 +396,17 @@ class StepMachine(JobMachine):
         assert len(self.handler.rows) <= LIMITS["max_batch_size"]
 
 
-LIMITS: dict[str, Any] = {
-    "max_batch_size": 3,
-    "batch_wait_s": 0.01,
-    "prefetch": 4,
-    "queue_size": QUEUE_SIZE,
-    "timeout_s": TIMEOUT_S,
-    "ttl_s": TTL_S,
-    "keep_results_s": KEEP_S,
-    "keep_results": 5,
-}
-
 SETTINGS = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
-@pytest.mark.parametrize("machine", [BatchMachine, StepMachine])
+class WaitingBatchMachine(BatchMachine):
+    """Over batches for which an idle model waits a moment."""
+
+    limits = {**LIMITS, "batch_wait_s": 0.01}  # noqa: RUF012  (never changed)
+
+
+@pytest.mark.parametrize("machine", [BatchMachine, WaitingBatchMachine, StepMachine])
 def test_each_accepted_job_ends_exactly_once(machine: type[JobMachine]) -> None:
     run_state_machine_as_test(machine, settings=SETTINGS)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 from aiohttp import web
 
-from aiservices import __version__
+from aiservices import __version__, loops
 from aiservices.cli import Exit
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ConfigError, ServiceError
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
         config = attrs.evolve(config, server=attrs.evolve(config.server, port=ports["PORT"]))
     configure_logging(config.server.log_level, config.server.log_format)
     work = serve(config, say=lambda line: print(line, flush=True), health_port=ports.get("PORT_HEALTH"))
-    return asyncio.run(work)
+    return loops.run(work)
 
 
 def read_ports(environ: Mapping[str, str]) -> dict[str, int]:

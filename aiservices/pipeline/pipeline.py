@@ -263,7 +263,8 @@ class Pipeline:
         self._at_work.discard(row)
         if work.cancelled():
             if self._running:  # ours came after the job's end, so this ends it only if a library cancelled itself
-                row.fail(JobFailed("preparing or finishing it was interrupted"))
+                finishing = row.job.stage is Stage.FINISHING
+                row.fail(JobFailed(f"{'finishing the output' if finishing else 'preparing the input'} was interrupted"))
         elif isinstance(error := work.exception(), Exception):
             row.fail(error)
         self._jobs.changed.set()

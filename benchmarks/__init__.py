@@ -1,1 +1,0 @@
-"""Measurements that are run by hand and never timed tests: ``python -m benchmarks.NAME --help``."""

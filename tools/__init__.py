@@ -1,0 +1,1 @@
+"""Programs beside the package, started by ``scripts/``: making the demo weights, and measuring."""

@@ -1,0 +1,1 @@
+"""Measurements that are run by hand and never timed tests: ``python -m tools.benchmarks.NAME --help``."""
