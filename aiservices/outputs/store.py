@@ -1,7 +1,7 @@
 """What a handler gave becomes a job's output; large files go to a bucket, and signed URLs stand in their place.
 
 A handler marks the fields that hold a file with :func:`aiservices.handler.output_file`. Such a field leaves the answer
-when the job brings a bucket of its own (``s3Config``) or when its base64 is longer than ``max_inline_bytes`` and a
+when the job names a bucket of its own (``s3Config``) or when its base64 is longer than ``max_inline_bytes`` and a
 bucket is set; so does the whole answer when what is left is still longer. ``audio`` becomes ``audio_url``, a whole
 answer ``{"output_url": …}``. If an upload fails, its job does.
 """
