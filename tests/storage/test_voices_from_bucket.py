@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 import pytest
 
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
@@ -66,8 +65,7 @@ async def said_by(service: Service, voice: str) -> dict[str, Any]:
     job = service.submit(JobRequest(input={"text": "Hello there.", "voice": voice, "seed": 1}))
     await service.wait(job, LIMIT_S)
     assert job.output is not None, job.error
-    output: dict[str, Any] = msgspec.json.decode(job.output)
-    return output
+    return job.output.as_dict()
 
 
 async def test_voices_in_a_bucket_are_listed_spoken_with_and_listened_to_once(
