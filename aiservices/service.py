@@ -18,7 +18,7 @@ from aiservices.errors import InvalidInput, ModelBroken, Unavailable
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobManager, JobRequest, JobStatus
+from aiservices.jobs import Job, JobManager, JobRequest, JobStatus, Stage
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
 from aiservices.model import LoadFailed, Model, ServiceState
@@ -135,7 +135,7 @@ class Service:
 
     def give_up(self, job: Job) -> None:
         """End a job as CANCELLED that nobody will ask for again; one that has ended stays as it is."""
-        job.finish(JobStatus.CANCELLED)
+        job.finish(Stage.CANCELLED)
 
     def retry(self, job_id: str) -> Job:
         """Put a FAILED or TIMED_OUT job back in the queue.

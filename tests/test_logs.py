@@ -12,13 +12,15 @@ import weakref
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
 import pytest
 
-from aiservices import logs
-from aiservices.logs import BATCH_RECORDS, MAX_WAITING_RECORDS, LogWriter, render_json
+from aiservices.logs import writer as writing
+from aiservices.logs.lines import render_json
+from aiservices.logs.writer import BATCH_RECORDS, MAX_WAITING_RECORDS, LogWriter, writing_to
 
 
 class Output:
@@ -84,7 +86,7 @@ def test_what_waited_while_the_writer_was_busy_is_one_write(writer: LogWriter, o
 def test_a_line_waits_for_others_until_one_is_urgent(
     writer: LogWriter, output: Output, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
-    monkeypatch.setattr(logs, "FLUSH_INTERVAL_S", 3600)
+    monkeypatch.setattr(writing, "FLUSH_INTERVAL_S", 3600)
     output.gate.clear()
     writer.info(record("quiet"))
     getattr(writer, level)(record("loud"))
@@ -96,7 +98,7 @@ def test_a_line_waits_for_others_until_one_is_urgent(
 
 
 def test_many_lines_do_not_wait(writer: LogWriter, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "FLUSH_INTERVAL_S", 3600)
+    monkeypatch.setattr(writing, "FLUSH_INTERVAL_S", 3600)
     for _ in range(BATCH_RECORDS):
         writer.info(record("quiet"))
     assert not output.entered.is_set()
@@ -152,11 +154,39 @@ def test_a_descriptor_that_must_not_block_gets_every_byte() -> None:
     os.set_blocking(writing, False)
     data = bytes(range(256)) * 4096
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb") as stream:
-        write = logs._to(stream)  # type: ignore[arg-type]  # asked for its descriptor only
+        write = writing_to(stream)  # type: ignore[arg-type]  # asked for its descriptor only
         thread = threading.Thread(target=write, args=(data,))
         thread.start()
         assert reader.read(len(data)) == data
         thread.join()
+
+
+@pytest.mark.parametrize("waiting", [0, BATCH_RECORDS, MAX_WAITING_RECORDS], ids=["idle", "many", "full"])
+def test_a_signal_or_a_finalizer_may_log_in_the_middle_of_any_line(
+    writer: LogWriter, output: Output, waiting: int
+) -> None:
+    """What Python runs between two lines of a caller, on the same thread, would meet any lock that this one holds."""
+
+    def log_here(frame: FrameType, event: str, argument: Any) -> Any:
+        sys.settrace(None)
+        writer.error(record("inner"))
+        sys.settrace(log_here)
+        return log_here
+
+    def log_and_be_interrupted() -> None:
+        sys.settrace(log_here)
+        writer.error(record("outer"))
+        sys.settrace(None)
+
+    output.gate.clear()
+    writer.warning(record("first"))
+    assert output.entered.wait(10)
+    for _ in range(waiting):
+        writer.info(record("line"))
+    thread = threading.Thread(target=log_and_be_interrupted, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 # --- what a line says ---

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiservices.logs import MAX_WAITING_RECORDS
+from aiservices.logs.writer import MAX_WAITING_RECORDS
 
 ROOT = Path(__file__).parent.parent
 PREAMBLE = """

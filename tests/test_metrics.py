@@ -3,7 +3,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from aiservices.metrics import Metrics, watch_loop_lag
+
+SERIES = {
+    ("aiservices_jobs_submitted_total", "counter", ("service",)),
+    ("aiservices_jobs_total", "counter", ("service", "status")),
+    ("aiservices_jobs_retried_total", "counter", ("service",)),
+    ("aiservices_requests_rejected_total", "counter", ("code", "service")),
+    ("aiservices_job_delay_seconds", "histogram", ("service",)),
+    ("aiservices_job_execution_seconds", "histogram", ("service",)),
+    ("aiservices_queue_depth", "gauge", ("service",)),
+    ("aiservices_jobs_running", "gauge", ("service",)),
+    ("aiservices_batch_size", "histogram", ("service",)),
+    ("aiservices_model_state", "gauge", ("service", "state")),
+    ("aiservices_webhooks_total", "counter", ("result", "service")),
+    ("aiservices_event_loop_lag_seconds", "histogram", ()),
+}
+"""The wire: dashboards and alerts are built on these names, types and labels."""
 
 
 def lines(metrics: Metrics) -> set[str]:
@@ -11,17 +29,22 @@ def lines(metrics: Metrics) -> set[str]:
     return set(text.decode().splitlines())
 
 
-def test_each_event_appears_under_its_documented_name() -> None:
+def with_everything() -> Metrics:
     metrics = Metrics()
-    metrics.job_submitted("echo")
-    metrics.job_ended("echo", "COMPLETED", 0.03, 1.5)
-    metrics.job_retried("echo")
+    echo = metrics.service("echo")
+    echo.watch(lambda: 3, lambda: 2)
+    echo.submitted()
+    echo.ended("COMPLETED", 0.03, 1.5)
+    echo.retried()
+    echo.rows(4)
+    echo.state("READY")
+    echo.webhook("delivered")
     metrics.rejected("echo", "queue_full")
-    metrics.queue_depth("echo", 3)
-    metrics.running("echo", 2)
-    metrics.batch("echo", 4)
-    metrics.webhook("echo", "delivered")
     metrics.loop_lag(0.02)
+    return metrics
+
+
+def test_each_event_appears_under_its_documented_name() -> None:
     assert {
         'aiservices_jobs_submitted_total{service="echo"} 1.0',
         'aiservices_jobs_total{service="echo",status="COMPLETED"} 1.0',
@@ -33,38 +56,71 @@ def test_each_event_appears_under_its_documented_name() -> None:
         'aiservices_queue_depth{service="echo"} 3.0',
         'aiservices_jobs_running{service="echo"} 2.0',
         'aiservices_batch_size_sum{service="echo"} 4.0',
+        'aiservices_model_state{service="echo",state="READY"} 1.0',
         'aiservices_webhooks_total{result="delivered",service="echo"} 1.0',
         "aiservices_event_loop_lag_seconds_count 1.0",
-    } <= lines(metrics)
+    } <= lines(with_everything())
 
 
-def test_the_documented_names_are_those_that_exist() -> None:
-    metrics = Metrics()
-    text = metrics.render()[0].decode()
-    exported = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE aiservices_")}
-    exported = {name for name in exported if not name.endswith("_created")}  # beside each counter and histogram
-    documented = {word.strip("`") for word in (Metrics.__doc__ or "").split() if word.startswith("``aiservices_")}
-    assert exported == documented
+def test_names_types_and_labels_are_those_that_dashboards_know() -> None:
+    found = set()
+    for family in text_string_to_metric_families(with_everything().render()[0].decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        if family.name.startswith("aiservices_") and not family.name.endswith("_created"):
+            labels = {tuple(sorted(sample.labels.keys() - {"le"})) for sample in family.samples}
+            found |= {(name, family.type, each) for each in labels}
+    assert found == SERIES
+
+
+def test_what_is_watched_is_read_when_somebody_asks() -> None:
+    metrics, queue = Metrics(), [1, 2]
+    metrics.service("echo").watch(lambda: len(queue), lambda: 0)
+    assert 'aiservices_queue_depth{service="echo"} 2.0' in lines(metrics)
+    queue.append(3)
+    assert 'aiservices_queue_depth{service="echo"} 3.0' in lines(metrics)
 
 
 def test_a_job_that_never_ran_has_no_execution_time() -> None:
     metrics = Metrics()
-    metrics.job_ended("echo", "CANCELLED", 0.1, 0.0)
-    assert not any(line.startswith("aiservices_job_execution_seconds_count") for line in lines(metrics))
+    metrics.service("echo").ended("CANCELLED", 0.1, 0.0)
+    shown = lines(metrics)
+    assert 'aiservices_job_delay_seconds_count{service="echo"} 1.0' in shown
+    assert 'aiservices_job_execution_seconds_count{service="echo"} 0.0' in shown
+
+
+def test_statuses_and_results_are_counted_apart() -> None:
+    metrics = Metrics()
+    echo = metrics.service("echo")
+    for status in ("FAILED", "COMPLETED", "COMPLETED"):
+        echo.ended(status, 0.1, 0.1)
+    for result in ("failed", "delivered", "delivered"):
+        echo.webhook(result)
+    assert {
+        'aiservices_jobs_total{service="echo",status="FAILED"} 1.0',
+        'aiservices_jobs_total{service="echo",status="COMPLETED"} 2.0',
+        'aiservices_webhooks_total{result="failed",service="echo"} 1.0',
+        'aiservices_webhooks_total{result="delivered",service="echo"} 2.0',
+    } <= lines(metrics)
 
 
 def test_a_service_is_in_one_state_at_a_time() -> None:
     metrics = Metrics()
     for state in ("LOADING", "READY", "READY"):
-        metrics.model_state("echo", state)
+        metrics.service("echo").state(state)
     shown = lines(metrics)
     assert 'aiservices_model_state{service="echo",state="READY"} 1.0' in shown
     assert 'aiservices_model_state{service="echo",state="LOADING"} 0.0' in shown
 
 
+def test_a_service_counts_from_zero_before_anything_happens() -> None:
+    metrics = Metrics()
+    metrics.service("echo")
+    assert 'aiservices_jobs_submitted_total{service="echo"} 0.0' in lines(metrics)
+
+
 def test_two_metrics_know_nothing_of_each_other() -> None:
     one, other = Metrics(), Metrics()
-    one.job_submitted("echo")
+    one.service("echo").submitted()
     assert not any(line.startswith("aiservices_jobs_submitted_total{") for line in lines(other))
 
 

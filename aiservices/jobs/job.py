@@ -18,7 +18,7 @@ import attrs
 from aiservices.errors import StreamEnded
 from aiservices.jobs.output import JobOutput
 from aiservices.jobs.request import JobRequest
-from aiservices.jobs.status import ENDED, JobStatus, Stage
+from aiservices.jobs.status import JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Job:
 
     Attributes:
         jobs: the manager that keeps it.
-        sequence: order of submission.
+        priority: order in the queue, smallest first: warm-ups, normal, low; in each the order of submission.
         stage: where it is; only its manager moves it.
         attempt: 1, and one more for each retry; results of earlier attempts are refused by it.
         output: what it made, for COMPLETED.
@@ -43,11 +43,11 @@ class Job:
         changed: set when it has ended or a chunk waits to be read.
     """
 
-    id: str = attrs.field(on_setattr=attrs.setters.frozen)
-    jobs: JobManager = attrs.field(on_setattr=attrs.setters.frozen, repr=False)
-    request: JobRequest = attrs.field(on_setattr=attrs.setters.frozen)
-    stream: StreamBuffer = attrs.field(on_setattr=attrs.setters.frozen, repr=False)
-    sequence: int = attrs.field(on_setattr=attrs.setters.frozen)
+    id: str
+    jobs: JobManager = attrs.field(repr=False)
+    request: JobRequest
+    stream: StreamBuffer = attrs.field(repr=False)
+    priority: tuple[int, int]
     submitted_at: float
     stage: Stage = Stage.QUEUED
     attempt: int = 1
@@ -107,19 +107,13 @@ class Job:
         made = self.output.size_bytes if self.output is not None else 0
         return self.request.input_bytes + made + self.stream.size_bytes
 
-    @property
-    def priority(self) -> tuple[int, int]:
-        """Order in the queue, smallest first: warm-ups, normal, low; in each the order of submission."""
-        rank = 0 if self.request.is_warmup else 2 if self.request.low_priority else 1
-        return (rank, self.sequence)
-
     def is_current(self, attempt: int) -> bool:
         """Whether that attempt is the one that may still end the job. Readable from any thread."""
         return attempt == self.attempt and not self.stage.ended
 
     def finish(
         self,
-        status: JobStatus,
+        stage: Stage,
         *,
         attempt: int | None = None,
         output: JobOutput | None = None,
@@ -128,7 +122,7 @@ class Job:
         """End the job; the only way to.
 
         Args:
-            status: one of the final states.
+            stage: one of the final ones.
             attempt: refuse the result unless this attempt is the running one; None ends whichever runs.
             output: what it made, for COMPLETED.
             error: one line of text, for FAILED and TIMED_OUT.
@@ -136,11 +130,11 @@ class Job:
         Returns:
             Whether this call was the one that ended it.
         """
-        assert status in ENDED, status
+        assert stage.ended, stage
         if self.ended or (attempt is not None and attempt != self.attempt):
             return False
         self.output, self.error, self.ended_at = output, error, self.jobs.now()
-        self.jobs.ended(self, Stage[status.name], interrupted=attempt is None)
+        self.jobs.ended(self, stage, interrupted=attempt is None)
         self.done.set()
         self.changed.set()
         return True

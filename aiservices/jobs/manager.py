@@ -63,9 +63,9 @@ class JobManager:
         """Seconds of the event loop's clock."""
         return asyncio.get_running_loop().time()
 
-    def count(self, *stages: Stage) -> int:
-        """How many jobs are at these stages."""
-        return sum(self._counts[stage] for stage in stages)
+    def count(self, stage: Stage) -> int:
+        """How many jobs are at a stage."""
+        return self._counts[stage]
 
     @property
     def waiting_count(self) -> int:
@@ -75,7 +75,7 @@ class JobManager:
     @property
     def running_count(self) -> int:
         """Jobs IN_PROGRESS."""
-        return self.count(Stage.RUNNING, Stage.FINISHING)
+        return self._counts[Stage.RUNNING] + self._counts[Stage.FINISHING]
 
     @property
     def live_count(self) -> int:
@@ -108,7 +108,7 @@ class JobManager:
             jobs=self,
             request=request,
             stream=StreamBuffer(request.stream_bytes or self.config.stream_buffer_bytes),
-            sequence=self._sequence,
+            priority=(0 if request.is_warmup else 2 if request.low_priority else 1, self._sequence),
             submitted_at=self.now(),
         )
         self._jobs[job.id] = job
@@ -152,12 +152,12 @@ class JobManager:
 
     def purge(self) -> int:
         """End every queued job as CANCELLED; return how many."""
-        return sum(job.finish(JobStatus.CANCELLED) for job in [*self._queue])
+        return sum(job.finish(Stage.CANCELLED) for job in [*self._queue])
 
     def fail_all(self, error: str) -> None:
         """End every job that has not ended as FAILED with this reason."""
         for job in [*self._live()]:
-            job.finish(JobStatus.FAILED, error=error)
+            job.finish(Stage.FAILED, error=error)
 
     def queue_position(self, job: Job) -> int:
         """1 for the next job to be taken; 0 for one that does not wait."""
@@ -314,4 +314,4 @@ def _time_out(job: Job) -> None:
         error = f"not started within its time to live of {job.ttl_s:g} s"
     else:
         error = f"execution timed out after {job.timeout_s:g} s"
-    job.finish(JobStatus.TIMED_OUT, error=error)
+    job.finish(Stage.TIMED_OUT, error=error)

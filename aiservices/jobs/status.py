@@ -15,6 +15,8 @@ class JobStatus(StrEnum):
     CANCELLED = "CANCELLED"
     TIMED_OUT = "TIMED_OUT"
 
+    __hash__ = str.__hash__  # as for Stage
+
 
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.TIMED_OUT})
 RETRYABLE = frozenset({JobStatus.FAILED, JobStatus.TIMED_OUT})
@@ -40,6 +42,8 @@ class Stage(Enum):
     FAILED = ("failed", JobStatus.FAILED)
     CANCELLED = ("cancelled", JobStatus.CANCELLED)
     TIMED_OUT = ("timed out", JobStatus.TIMED_OUT)
+
+    __hash__ = object.__hash__  # an enum's own is Python, and each step of a job looks stages up
 
     def __init__(self, label: str, status: JobStatus) -> None:
         self.label = label

@@ -46,17 +46,24 @@ def encode_output(output: Any) -> JobOutput:
     return JobOutput(msgspec.json.encode(fields), tuple(files))
 
 
+_SCALARS = (str, bytes, int, float, type(None))
+
+
 def is_small(output: Any) -> bool:
     """Whether it has few values and short texts; looks no further than it must."""
     values, count, characters = [output], 0, 0
     while values:
         value = values.pop()
-        inner = _inner(value)
-        count += 1 + len(inner)
-        characters += len(value) if isinstance(value, str | bytes) else 0
+        count += 1
+        if isinstance(value, _SCALARS):
+            characters += len(value) if isinstance(value, str | bytes) else 0
+        else:
+            inner = _inner(value)
+            count += len(inner)
+            if count <= SMALL_VALUES:
+                values.extend(inner)
         if count > SMALL_VALUES or characters > SMALL_CHARACTERS:
             return False
-        values.extend(inner)
     return True
 
 

@@ -25,7 +25,7 @@ import msgspec
 from aiservices.errors import JobFailed
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler, Task
-from aiservices.jobs import Destination, Job, JobManager, JobOutput, JobStatus, Stage
+from aiservices.jobs import Destination, Job, JobManager, JobOutput, Stage
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
 from aiservices.outputs import OutputStore, Packed
@@ -89,7 +89,8 @@ class Pipeline:
         self._prepares = type(handler).preprocess is not Handler.preprocess
         self._shapes = type(handler).postprocess is not Handler.postprocess
         self._prefetch = max(config.prefetch, config.max_batch_size)  # or no batch could ever fill
-        self._ready: list[Row] = []
+        self._ready: list[tuple[tuple[int, int], Row]] = []
+        """Rows that may join the model: a heap by priority, which no two share."""
         self._at_work: set[Row] = set()
         """Rows that are being prepared or finished."""
         self._companions_until: float | None = None
@@ -136,7 +137,7 @@ class Pipeline:
         for row in self._at_work:
             if not row.current and row.work is not None:
                 row.work.cancel()
-        self._ready = [row for row in self._ready if row.current]
+        self._ready = [entry for entry in self._ready if entry[1].current]
         heapq.heapify(self._ready)
         self._on_model.let_go()
 
@@ -148,8 +149,8 @@ class Pipeline:
         while (job := self._jobs.next_queued()) is not None:
             if job.request.is_warmup:
                 self._jobs.start(job)
-                job.finish(JobStatus.COMPLETED, attempt=job.attempt, output=JobOutput(WARMED_UP))
-            elif self._jobs.count(Stage.PREPARING, Stage.READY) < places:
+                job.finish(Stage.COMPLETED, attempt=job.attempt, output=JobOutput(WARMED_UP))
+            elif self._jobs.count(Stage.PREPARING) + len(self._ready) < places:
                 self._begin_job(job)
             else:
                 return
@@ -165,7 +166,7 @@ class Pipeline:
     def _make_ready(self, row: Row, item: Any) -> None:
         row.task = Task(item, row)
         self._jobs.move(row.job, Stage.READY)
-        heapq.heappush(self._ready, row)
+        heapq.heappush(self._ready, (row.job.priority, row))
 
     async def _prepare(self, row: Row) -> None:
         limit_s = self._config.prepare_timeout_s
@@ -194,7 +195,7 @@ class Pipeline:
         """Hand ready rows to the model as far as it has room, best first."""
         if self._awaits_companions():
             return
-        rows = [heapq.heappop(self._ready) for _ in range(min(self._room(), len(self._ready)))]
+        rows = [heapq.heappop(self._ready)[1] for _ in range(min(self._room(), len(self._ready)))]
         if rows:
             for row in rows:
                 self._jobs.start(row.job)

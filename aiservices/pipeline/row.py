@@ -14,7 +14,7 @@ import msgspec
 from aiservices.errors import ServiceError
 from aiservices.fetch import Fetcher
 from aiservices.handler import MediaKind, Task
-from aiservices.jobs import Job, JobOutput, JobStatus
+from aiservices.jobs import Job, JobOutput, Stage
 from aiservices.logs import get_logger
 from aiservices.pipeline.calls import LoopCalls
 
@@ -60,9 +60,6 @@ class Row:
         """Whether the model's thread was told to let go of it."""
         self._surroundings = surroundings
 
-    def __lt__(self, other: Row) -> bool:
-        return self.job.priority < other.job.priority
-
     @property
     def current(self) -> bool:
         """Whether this attempt may still end its job."""
@@ -98,7 +95,7 @@ class Row:
 
     def complete(self, output: JobOutput) -> None:
         """End the job as COMPLETED, unless something else already ended it."""
-        self.job.finish(JobStatus.COMPLETED, attempt=self.attempt, output=output)
+        self.job.finish(Stage.COMPLETED, attempt=self.attempt, output=output)
 
     def fail(self, error: Exception) -> None:
         """End the job as FAILED with a text its caller may read; log whole what is unexpected."""
@@ -108,4 +105,4 @@ class Row:
             text = f"internal error (job {self.job.id})"
             if self.current:
                 log.error("job.failed_unexpectedly", service=self.job.service, job=self.job.id, exc_info=error)
-        self.job.finish(JobStatus.FAILED, attempt=self.attempt, error=text)
+        self.job.finish(Stage.FAILED, attempt=self.attempt, error=text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -37,7 +37,7 @@ def request_id(request: web.Request) -> str:
     known = request.get(_REQUEST_ID)
     if known is None:
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        known = request[_REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+        known = request[_REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else os.urandom(16).hex()
     return known
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from aiservices.errors import InvalidInput
 from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone, TooManyBodies
@@ -23,73 +21,85 @@ class BodyBudget:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.taken_bytes = 0
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
 
-    def take(self, count: int) -> None:
-        """Take room for so many bytes.
+
+class Held:
+    """The part of the budget that one body holds, until the block of its ``with`` ends."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._bytes = 0
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._budget.held_bytes -= self._bytes
+
+    def grow(self, size_bytes: int) -> None:
+        """Hold at least so many bytes.
 
         Raises:
-            TooManyBodies: there is not enough.
+            TooManyBodies: there is no room for them.
         """
-        if self.taken_bytes + count > self._max_bytes:
+        more = size_bytes - self._bytes
+        if more <= 0:
+            return
+        if self._budget.held_bytes + more > self._budget.max_bytes:
             raise TooManyBodies("too many request bodies are under way; try again", RETRY_AFTER_S)
-        self.taken_bytes += count
-
-    def give_back(self, count: int) -> None:
-        """Give room back."""
-        self.taken_bytes -= count
+        self._budget.held_bytes += more
+        self._bytes = size_bytes
 
 
 BUDGET = web.AppKey("budget", BodyBudget)
 
 
-@contextlib.asynccontextmanager
-async def read_bytes(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """Read a body; its bytes count against the budget until the block ends.
+def hold(request: web.Request) -> Held:
+    """Begin to count a request's body against the application's budget."""
+    return Held(request.app[BUDGET])
+
+
+async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes:
+    """Read a body.
 
     Args:
         request: whose body was not read yet.
         max_bytes: bound on this body.
+        held: grows with the body.
 
     Raises:
         BodyTooLarge, BodyTooSlow, TooManyBodies, CallerGone: it passes a bound, or never comes.
         InvalidInput: it is not what its Content-Encoding says.
     """
-    if (request.content_length or 0) > max_bytes:
+    told_bytes = request.content_length or 0
+    if told_bytes > max_bytes:
         raise _too_large(max_bytes)
-    budget, taken = request.app[BUDGET], request.content_length or 0
-    budget.take(taken)
-    try:
-        body = bytearray()
-        async for chunk in _chunks(request):
-            body += chunk
-            if len(body) > max_bytes:
-                raise _too_large(max_bytes)
-            if len(body) > taken:  # a body that does not tell its length, or comes compressed
-                budget.take(len(body) - taken)
-                taken = len(body)
-        yield bytes(body)
-    finally:
-        budget.give_back(taken)
-
-
-async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
-    content = request.content
-    if content.is_eof():  # all of it came with the headers: most bodies do
-        yield content.read_nowait()
-        return
+    held.grow(told_bytes)
     limit_s = request.app[REGISTRY].config.server.body_timeout_s
     try:
+        if request.content.is_eof() and request.content.total_bytes <= max_bytes:
+            held.grow(request.content.total_bytes)
+            return request.content.read_nowait()  # it came with the headers, as most bodies do
         async with asyncio.timeout(limit_s):
-            async for chunk in content.iter_any():
-                yield chunk
+            return await _read_rest(request.content, max_bytes, held)
     except ConnectionError:
         raise CallerGone("the caller went away") from None
     except web.RequestPayloadError:
         raise InvalidInput("$", "the body is not what its Content-Encoding says") from None
     except TimeoutError:
         raise BodyTooSlow(f"the body did not come within {limit_s:g} s") from None
+
+
+async def _read_rest(content: StreamReader, max_bytes: int, held: Held) -> bytes:
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        held.grow(len(body))  # a body may not tell its length, or come compressed
+    return bytes(body)
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

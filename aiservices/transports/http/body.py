@@ -15,7 +15,7 @@ from msgspec import Meta
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
 from aiservices.jobs import Destination, JobRequest, fingerprint
-from aiservices.transports.http.bodies import read_bytes
+from aiservices.transports.http.bodies import hold, read_bytes
 
 THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are decoded off the loop."""
@@ -62,7 +62,8 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
         BodyTooLarge, BodyTooSlow, TooManyBodies, CallerGone: it passes a bound, or never comes.
     """
     key = _idempotency_key(request)
-    async with read_bytes(request, max_bytes) as raw:
+    with hold(request) as held:
+        raw = await read_bytes(request, max_bytes, held)
         return await asyncio.to_thread(parse, raw, key) if len(raw) > THREAD_ABOVE_BYTES else parse(raw, key)
 
 
@@ -112,7 +113,7 @@ def decode_object(raw: bytes) -> dict[str, Any]:
         raise InvalidInput("$", "expected a JSON object")
     _check_depth(document)
     # msgspec keeps the last of two equal keys and whole numbers of any size; the standard library tells of both.
-    json.loads(raw, object_pairs_hook=_check_keys, parse_int=_check_int)
+    _STRICT.decode(raw.decode())
     return document
 
 
@@ -163,6 +164,9 @@ def _check_int(digits: str) -> None:
         raise InvalidInput("$", f"a whole number is larger than {INT_BITS} bits")
 
 
+_STRICT = json.JSONDecoder(object_pairs_hook=_check_keys, parse_int=_check_int)
+
+
 def _idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
@@ -176,5 +180,6 @@ async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
     Raises:
         InvalidInput, BodyTooLarge, BodyTooSlow, TooManyBodies, CallerGone: as for a job's.
     """
-    async with read_bytes(request, max_bytes) as raw:
+    with hold(request) as held:
+        raw = await read_bytes(request, max_bytes, held)
         return await asyncio.to_thread(decode_object, raw) if len(raw) > THREAD_ABOVE_BYTES else decode_object(raw)
