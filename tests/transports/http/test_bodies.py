@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
+import json
 from typing import Any
 
 import pytest
@@ -160,3 +162,31 @@ async def test_a_compressed_body_holds_what_it_unpacks_to(
     assert len(packed) < 100
     assert (await post(client, packed, **{"Content-Encoding": "gzip"})).status == status
     assert held_bytes(client) == 0
+
+
+async def test_a_large_body_is_taken_and_one_above_the_limit_refused(aiohttp_client: MakeClient) -> None:
+    server = ServerConfig(grace_s=0.0, max_run_body_bytes=600_000, max_runsync_body_bytes=1_000_000)
+    client = await aiohttp_client(make_app(Upper, server=server))
+
+    async def post(operation: str, size: int) -> tuple[int, dict[str, Any]]:
+        body = json.dumps({"text": "x" * size}).encode()
+        answer = await client.post(f"/v2/upper/{operation}", data=io.BytesIO(body))
+        return answer.status, await answer.json()
+
+    status, shown = await post("run", 500_000)
+    assert (status, shown["error"]) == (400, "$.text: expected at most 100 characters")
+    assert (await post("run", 700_000))[0] == 413
+    assert (await post("runsync", 700_000))[0] == 400
+    status, shown = await post("runsync", 1_100_000)
+    assert (status, shown["error"]) == (413, "the body is larger than 1000000 bytes")
+
+
+async def test_a_body_of_unknown_length_is_counted_as_it_comes(aiohttp_client: MakeClient) -> None:
+    server = ServerConfig(grace_s=0.0, max_run_body_bytes=1000)
+    client = await aiohttp_client(make_app(Upper, server=server))
+
+    async def chunks() -> Any:
+        for _ in range(3):
+            yield b"x" * 500
+
+    assert (await client.post("/v2/upper/run", data=chunks())).status == 413
