@@ -27,6 +27,10 @@ WHOLE = "output"
 """Name of a whole answer that went to a bucket."""
 
 
+LIGHT_BYTES = 256 * 1024
+"""No small output is longer: a character takes at most 6 bytes of JSON, and names and numbers little."""
+
+
 @attrs.frozen
 class Packed:
     """An output of which a part has to go to a bucket first: what stays, and the files that leave."""
@@ -62,8 +66,10 @@ class OutputStore:
             raise InvalidInput(error.field, error.reason) from None
 
     def is_light(self, output: Any, destination: Destination | None) -> bool:
-        """Whether :meth:`pack` takes microseconds, so that it need not leave the event loop."""
-        return destination is None and not file_fields(type(output)) and is_small(output)
+        """Whether :meth:`pack` takes microseconds and nothing goes to a bucket, so that it can run on the loop."""
+        if destination is not None or (self._own is not None and self._config.max_inline_bytes < LIGHT_BYTES):
+            return False
+        return not file_fields(type(output)) and is_small(output)
 
     def pack(self, output: Any, destination: Destination | None) -> JobOutput | Packed:
         """Encode an output; take out what has to go to a bucket. Heavy but for a light one: runs in the pool.
