@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from aiservices.handler import Handler
 from aiservices.registry import Registry
-from aiservices.settings import Config, OutputsConfig, ServerConfig, ServiceConfig
+from aiservices.settings import Config, FetchConfig, OutputsConfig, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
 
@@ -28,6 +28,7 @@ def make_app(
     *fakes: type[Handler[Any, Any]],
     server: ServerConfig | None = None,
     outputs: OutputsConfig | None = None,
+    fetch: FetchConfig | None = None,
     **settings: Any,
 ) -> web.Application:
     """Serve each fake handler under its class's name in lower case, with these settings of a service."""
@@ -39,7 +40,13 @@ def make_app(
     }
     # No grace: a test that left a job behind does not wait for it.
     server = server or ServerConfig(grace_s=0.0)
-    config = Config(server=server, outputs=outputs or OutputsConfig(), profile="test", services=services)
+    config = Config(
+        server=server,
+        outputs=outputs or OutputsConfig(),
+        fetch=fetch or FetchConfig(),
+        profile="test",
+        services=services,
+    )
     return create_app(Registry(config))
 
 

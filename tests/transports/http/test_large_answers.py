@@ -12,9 +12,12 @@ from typing import Annotated, Any
 import attrs
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from aiservices.handler import BatchHandler, Task, output_file
 from aiservices.jobs.output import ON_LOOP_BYTES
+from aiservices.settings import FetchConfig
 from tests.fakes import TextInput
 from tests.transports.http.apps import Client, MakeClient, ended, make_app, read, run
 
@@ -124,6 +127,27 @@ async def test_large_chunks_are_encoded_beside_the_loop(
     text = await (await client.get(f"/v2/speak/stream/{job_id}", headers={"Accept": accept})).text()
     assert base64.b64encode(bytes(LARGE)).decode() in text
     assert json_made.calls
+    assert json_made.beside_the_loop
+
+
+async def test_a_webhook_and_a_poll_share_what_was_encoded_beside_the_loop(
+    aiohttp_client: MakeClient, base64_made: Watch, json_made: Watch
+) -> None:
+    bodies: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def take(request: web.Request) -> web.Response:
+        await bodies.put(await request.read())
+        return web.Response()
+
+    receiver = web.Application(client_max_size=4 * LARGE)
+    receiver.router.add_post("/done", take)
+    async with TestServer(receiver) as server:
+        client = await aiohttp_client(make_app(Speak, fetch=FetchConfig(allow_hosts=(f"127.0.0.1:{server.port}",))))
+        body = {"input": {"text": "say", "count": LARGE}, "webhook": str(server.make_url("/done"))}
+        shown = await read(await client.post("/v2/speak/runsync", json=body))
+        assert msgspec.json.decode(await bodies.get()) == shown
+    assert len(base64_made.calls) == 1
+    assert base64_made.beside_the_loop
     assert json_made.beside_the_loop
 
 
