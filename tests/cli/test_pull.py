@@ -14,7 +14,7 @@ def test_pull_says_where_each_model_lies(cli: Cli, tmp_path: Path) -> None:
     assert out.splitlines()[:2] == ["echo: needs no model", "upper: ."]
 
 
-def test_pull_brings_the_folders_that_options_name(cli: Cli) -> None:
+def test_pull_fetches_the_folders_that_options_name(cli: Cli) -> None:
     lines = "shelved: needs no model\nshelved options.shelf: .\n"
     assert cli("pull", "--profile", "shelved") == (Exit.OK, lines, "")
     assert cli("pull", "--profile", "shelved", "shelved") == (Exit.OK, lines, "")

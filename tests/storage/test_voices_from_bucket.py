@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from aiservices.handler import OffersVoices
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
 from aiservices.jobs import JobRequest
 from aiservices.service import Service
@@ -86,6 +87,7 @@ async def test_voices_in_a_bucket_are_listed_spoken_with_and_listened_to_once(
 
     async with speaking(checkpoint, s3, tmp_path) as service:
         anna, own = await said_by(service, "anna"), await said_by(service, "default")
+        assert isinstance(service.handler, OffersVoices)
         offered = [(info.name, info.description) for info in service.handler.voices_offered()]
     assert offered == [("default", "the voice of the checkpoint"), ("anna", "a hum")]
     assert anna["voice"] == "anna"
