@@ -42,7 +42,8 @@ async def test_a_cancelled_download_releases_its_lease_and_the_next_one_resumes(
 async def start(settings: S3Config, folder: Path, uri: str = URI) -> asyncio.subprocess.Process:
     """Download a model in a process of its own, which then prints the folder."""
     program = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom aiservices.settings import Config, S3Config, ServerConfig\n"
+        "import asyncio, sys\nfrom pathlib import Path\n"
+        "from aiservices.settings import Config, S3Config, ServerConfig\n"
         "from aiservices.storage import ModelStore\n"
         "s3 = S3Config(**eval(sys.argv[1]))\n"
         "store = ModelStore(Config(server=ServerConfig(model_dir=Path(sys.argv[2])), s3=s3))\n"
