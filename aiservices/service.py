@@ -161,19 +161,6 @@ class Service:
                 shown["reason"] = self.reason
         return shown
 
-    async def wait(self, job: Job, timeout_s: float) -> None:
-        """Wait until the job has ended or the time is up. The waiter's own end changes nothing for the job."""
-        if not job.ended:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await job.done.wait()
-
-    async def wait_change(self, job: Job, timeout_s: float) -> None:
-        """Wait until the stream has a chunk, the job has ended or the time is up."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await job.changed.wait()
-
     def health(self) -> dict[str, dict[str, int]]:
         """Counts of jobs and of workers (this process is one) in RunPod's words."""
         ended, running = self._jobs.ended_counts, self._jobs.running_count

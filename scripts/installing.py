@@ -28,6 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 ALL = "all"
 NOT_IN_ALL = frozenset({"demo"})  # names others only
+OPTIONAL = frozenset({"fast"})
+"""Extras that every profile takes where they can be had, and does without elsewhere."""
 INSTALLING = "installing"
 
 Run = Callable[[Sequence[str]], None]
@@ -153,13 +155,23 @@ class Environment:
         if torch:
             # First and alone: what is asked for later must find it there and not choose another build.
             self._pip(torch, *self._torch_source(torch))
-        brackets = f"[{','.join(names)}]" if names else ""
+        needed = [name for name in names if name not in OPTIONAL]
+        brackets = f"[{','.join(needed)}]" if needed else ""
         say(f"installing aiservices{brackets}")
         self._pip("--editable", f"{self.root}{brackets}")
         for path in (self.root / "requirements" / f"{name}.no-deps.txt" for name in names):
             if path.is_file():
                 say(f"installing what {path.name} lists, without its requirements")
                 self._pip("--no-deps", "--requirement", str(path))
+        for name in sorted(OPTIONAL & set(names)):
+            self._try(name, extras[name])
+
+    def _try(self, name: str, requirements: Sequence[str]) -> None:
+        """Install what is only good to have."""
+        try:
+            self._pip(*requirements)
+        except subprocess.CalledProcessError:
+            say(f"note: the extra {name!r} ({', '.join(requirements)}) cannot be installed here; going on without it")
 
     def _torch_source(self, torch: str) -> Sequence[str]:
         """Choose where torch comes from, and say so where that is likely to surprise."""
@@ -272,7 +284,7 @@ def wanted_extras(options: argparse.Namespace, environ: Mapping[str, str], extra
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InstallError(f"{path}: {error}") from None
     profile = options.profile or default_profile(document, environ)
-    return named | extras_of_profile(document, profile, list(extras))
+    return named | extras_of_profile(document, profile, list(extras)) | (OPTIONAL & set(extras))
 
 
 if __name__ == "__main__":

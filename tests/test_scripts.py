@@ -101,11 +101,11 @@ def test_serve_installs_for_the_profile_that_it_serves(
 @pytest.mark.parametrize(
     ("arguments", "extras"),
     [
-        ("demo", "[espeak,mistral,qwen]"),
-        ("full", "[chatterbox,mistral,qwen]"),
-        ("chatterbox-text-to-speech", "[chatterbox]"),
-        ("echo", "[]"),
-        ("echo --with s3,runpod", "[runpod,s3]"),
+        ("demo", "[espeak,fast,mistral,qwen]"),
+        ("full", "[chatterbox,fast,mistral,qwen]"),
+        ("chatterbox-text-to-speech", "[chatterbox,fast]"),
+        ("echo", "[fast]"),
+        ("echo --with s3,runpod", "[fast,runpod,s3]"),
     ],
 )
 def test_a_profile_installs_what_its_services_need(arguments: str, extras: str, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_environment_chooses_profile_and_file(tmp_path: Path, capsys: pytest
     other.write_text('[services.x]\nhandler = "a.qwen:B"\nmodel = "s3://b/p/"\n[profiles.mine.services.x]\n', "utf-8")
     environ = {"AISERVICES_PROFILE": "mine", "AISERVICES_CONFIG": str(other)}
     assert installing.main(["--dry-run"], environ) == 0
-    assert capsys.readouterr().out == "aiservices[qwen,s3]\n"
+    assert capsys.readouterr().out == "aiservices[fast,qwen,s3]\n"
 
 
 def test_all_holds_every_extra_by_its_own_name() -> None:
@@ -187,7 +187,7 @@ def test_the_image_copies_what_is_there_and_what_the_context_holds() -> None:
 
 # --- the environment, with a pip that only notes what it was asked for ---
 
-EXTRAS = {"qwen": ["torch==2.13.0", "x"], "speech": ["y"], "test": ["z"]}
+EXTRAS = {"qwen": ["torch==2.13.0", "x"], "speech": ["y"], "test": ["z"], "fast": ["a-faster-loop"]}
 
 
 class Pip:
@@ -232,6 +232,22 @@ TORCH = "-m pip install torch==2.13.0"
 def install(root: Path, pip: Pip, *wanted: str) -> bool:
     done: bool = installing.Environment(root, pip).install(set(wanted), EXTRAS)
     return done
+
+
+def test_what_is_only_good_to_have_may_be_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pip = Pip(root)
+
+    def without_wheel(command: Sequence[str]) -> None:
+        pip(command)
+        if "a-faster-loop" in command:
+            raise subprocess.CalledProcessError(1, command)
+
+    assert installing.Environment(root, without_wheel).install({"speech", "fast"}, EXTRAS)
+    assert pip.commands[-1] == "-m pip install a-faster-loop"
+    assert "going on without it" in capsys.readouterr().err
+    assert not install(root, pip, "speech", "fast"), "it is not tried again at every start"
 
 
 def test_torch_comes_first_and_what_contradicts_itself_last(root: Path) -> None:

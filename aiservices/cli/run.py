@@ -73,7 +73,7 @@ async def _watch(service: Service, job: Job, terminal: TextIO) -> None:
     """Wait for the end; on a terminal, redraw one line meanwhile."""
     shown = terminal.isatty()
     while not job.ended:
-        await service.wait(job, LOOK_EVERY_S if shown else 3600.0)
+        await job.wait_end(LOOK_EVERY_S if shown else 3600.0)
         if shown:
             terminal.write(f"\r\x1b[K{'' if job.ended else progress_line(service, job)}")
             terminal.flush()

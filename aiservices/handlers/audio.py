@@ -43,7 +43,7 @@ def frame_levels(samples: Samples, sample_rate: int) -> Samples:
 
 
 def set_level(samples: Samples, sample_rate: int) -> Samples:
-    """Scale the speech to :data:`SPEECH_LEVEL`, or as near to it as :data:`PEAK` allows."""
+    """Set the speech to :data:`SPEECH_LEVEL`, or as near to it as :data:`PEAK` allows."""
     import numpy as np
 
     levels = frame_levels(samples, sample_rate)

@@ -24,6 +24,10 @@ class Prompts:
     """Prompts ready for the decoder, padded on the right, and the cache that fills while they are read.
 
     Padding on the right needs no mask: no real token stands after it, so none looks at it.
+
+    Attributes:
+        lengths: tokens of each prompt.
+        cache: keys and values of the columns read so far.
     """
 
     lengths: list[int]

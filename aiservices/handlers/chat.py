@@ -27,6 +27,7 @@ class Chat:
     """
 
     backend: Tokenizer
+    """The fast tokenizer itself."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -49,8 +50,8 @@ class Chat:
         # The backend's own encode, because the wrapper's sets padding on a shared object at every call.
         return list(self.backend.encode(str(text), add_special_tokens=False).ids)
 
-    def tame(self, text: str) -> str:
-        """Make untrusted text safe to put into a message: no token that steers the chat, no lone surrogate."""
+    def escape_markers(self, text: str) -> str:
+        """Make a caller's text safe to put into a message: no token that steers the chat, no lone surrogate."""
         text = text.encode(errors="replace").decode()
         while self._markers.search(text):
             text = self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)

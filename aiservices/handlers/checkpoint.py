@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Checkpoint:
-    """A loaded model with what belongs to it."""
+    """A loaded model with what belongs to it.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        chat: its tokenizer and chat template.
+    """
 
     model: PreTrainedModel
     chat: Chat

@@ -8,95 +8,28 @@ rounding of the arithmetic), and a row that fails does so alone.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-import attrs
 import torch
 from tokenizers import Tokenizer
 
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import MediaKind, Task
-from aiservices.handlers.backbone import Backbone, Prompts
-from aiservices.handlers.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
-from aiservices.handlers.generation import FinishReason, Generated, GenerationRequest, Usage
-from aiservices.handlers.grammar import GrammarRun, TokenMasks
+from aiservices.handlers.backbone import Backbone
+from aiservices.handlers.detokenizer import ByteDetokenizer, WindowDetokenizer
+from aiservices.handlers.generation import FinishReason, Generated, GenerationRequest
+from aiservices.handlers.generation_row import Row
+from aiservices.handlers.grammar import TokenMasks
+from aiservices.handlers.prompt_reader import PromptReader, PromptsRead, PromptUnreadable
 from aiservices.handlers.sampling import NO_TOKEN, Sampler, choose_tokens
 from aiservices.handlers.slot_cache import SlotCache
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-EMIT_EVERY_S = 0.05
-"""How often a row reports text and progress at most: smooth to read, and cheap beside the decoding."""
-
 Ended = tuple[Task[GenerationRequest], Generated | Exception]
-
-
-@attrs.define(eq=False)
-class Row:
-    """One generation under way."""
-
-    task: Task[GenerationRequest]
-    sampler: Sampler
-    run: GrammarRun | None
-    detokenizer: Detokenizer
-    tokens: list[int] = attrs.field(factory=list)
-    text: list[str] = attrs.field(factory=list)
-    written: int = 0
-    """Tokens whose text went out or waits for the rest of a character."""
-    written_at_s: float = -EMIT_EVERY_S
-    alone: bool = False
-    """Whether its prompt is read by itself, because reading it in company failed."""
-    gone: bool = False
-    """Whether it was evicted while its prompt was read."""
-    failure: Exception | None = None
-    """What to fail with at its next token."""
-
-    @property
-    def request(self) -> GenerationRequest:
-        """What was asked."""
-        return self.task.item
-
-    def write(self, now_s: float) -> None:
-        """Report new text and progress, if it is time."""
-        if now_s - self.written_at_s < EMIT_EVERY_S:
-            return
-        self.written_at_s = now_s
-        self._say(self.detokenizer.add(self.tokens[self.written :]))
-        self.written = len(self.tokens)
-        self.task.context.progress(len(self.tokens) / self.request.max_new_tokens)
-
-    def finish(self, reason: FinishReason, *, drop_last: bool) -> Generated:
-        """Report the rest and sum up.
-
-        Args:
-            reason: why it ends.
-            drop_last: whether the last token ends the text instead of being part of it.
-        """
-        rest = self.tokens[self.written : len(self.tokens) - drop_last]
-        self._say(self.detokenizer.add(rest) + self.detokenizer.finish())
-        picture = self.request.picture
-        usage = Usage(
-            prompt_tokens=len(self.request.token_ids),
-            completion_tokens=len(self.tokens),
-            picture_tokens=picture.tokens if picture else 0,
-        )
-        return Generated("".join(self.text), reason, usage, tuple(self.tokens))
-
-    def _say(self, text: str) -> None:
-        if text:
-            self.text.append(text)
-            self.task.context.emit(text)
-
-
-@attrs.define(eq=False)
-class _Reading:
-    """Rows whose prompts are being read together."""
-
-    rows: list[Row]
-    prompts: Prompts
+"""A row that left the engine, and what came of it."""
 
 
 class GenerationEngine:
@@ -115,10 +48,8 @@ class GenerationEngine:
         self._backbone = backbone
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
-        self._chunk_tokens = prefill_chunk_tokens
+        self._prompts = PromptReader(backbone, prefill_chunk_tokens)
         self._masks = TokenMasks(backbone.vocabulary, backbone.device)
-        self._waiting: deque[Row] = deque()
-        self._reading: _Reading | None = None
         self._running: list[Row] = []
         self._cache = SlotCache(backbone.device)
         self._rope_deltas: torch.Tensor | None = None
@@ -126,14 +57,13 @@ class GenerationEngine:
 
     def __len__(self) -> int:
         """Rows that a step has yet to return."""
-        reading = sum(not row.gone for row in self._reading.rows) if self._reading else 0
-        return len(self._waiting) + reading + len(self._running) + len(self._ended)
+        return len(self._prompts) + len(self._running) + len(self._ended)
 
     def admit(self, tasks: Sequence[Task[GenerationRequest]]) -> None:
         """Let rows join; their prompts are read in the next steps."""
         for task in tasks:
             try:
-                self._waiting.append(self._start(task))
+                self._prompts.add(self._start(task))
             except Exception as error:
                 self._ended.append((task, error))
 
@@ -148,20 +78,14 @@ class GenerationEngine:
     def evict(self, tasks: Sequence[Task[GenerationRequest]]) -> None:
         """Take rows out, wherever they are; unknown ones are ignored."""
         leaving = {id(task) for task in tasks}
-        self._waiting = deque(row for row in self._waiting if id(row.task) not in leaving)
+        self._prompts.evict(leaving)
         self._ended = [ended for ended in self._ended if id(ended[0]) not in leaving]
-        if self._reading is not None:
-            for row in self._reading.rows:
-                row.gone = row.gone or id(row.task) in leaving
-            if all(row.gone for row in self._reading.rows):
-                self._reading = None
         with torch.inference_mode():
             self._drop([slot for slot, row in enumerate(self._running) if id(row.task) in leaving])
 
     def reset(self) -> None:
         """Forget every row and the memory they hold."""
-        self._waiting.clear()
-        self._reading = None
+        self._prompts.clear()
         self._running = []
         self._cache.clear()
         self._rope_deltas = None
@@ -173,7 +97,7 @@ class GenerationEngine:
         Raises:
             Exception: what the first failed row failed with.
         """
-        tasks: list[Task[GenerationRequest]] = [Task(request, _Nobody()) for request in requests]
+        tasks: list[Task[GenerationRequest]] = [Task(request, _WarmUpContext()) for request in requests]
         self.admit(tasks)
         results: dict[int, Generated] = {}
         while len(self):
@@ -194,62 +118,27 @@ class GenerationEngine:
             detokenizer=ByteDetokenizer(run.to_bytes) if run else WindowDetokenizer(self._tokenizer),
         )
 
-    # Prompts
-
     def _read_prompts(self) -> None:
-        if self._reading is None and not self._waiting:
-            return
-        rows = self._reading.rows if self._reading else self._next_rows()
-        try:
-            if self._reading is None:
-                self._reading = _Reading(rows, self._backbone.prepare([row.request for row in rows]))
-            prompts = self._reading.prompts
-            logits = self._backbone.read(prompts, max(1, self._chunk_tokens // len(rows)))
-        except Exception as error:
-            self._reading = None
-            self._contain([row for row in rows if not row.gone], error)
-            return
-        if logits is not None:
-            self._reading = None
-            self._join(rows, prompts, logits)
+        match self._prompts.read():
+            case PromptsRead() as read:
+                self._join(read)
+            case PromptUnreadable(row, error):
+                self._fail(row, error)
 
-    def _next_rows(self) -> list[Row]:
-        """Take prompts that together are read in one step, or one that is too long for that."""
-        rows = [self._waiting.popleft()]
-        widest = len(rows[0].request.token_ids)
-        while self._waiting and not (rows[0].alone or self._waiting[0].alone):
-            widest = max(widest, len(self._waiting[0].request.token_ids))
-            if widest * (len(rows) + 1) > self._chunk_tokens:
-                break
-            rows.append(self._waiting.popleft())
-        return rows
-
-    def _contain(self, rows: list[Row], error: Exception) -> None:
-        """Find out which prompt could not be read by reading each alone; a broken device is nobody's fault."""
-        if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
-            raise error
-        if len(rows) == 1:
-            self._fail(rows[0], error)
-            return
-        for row in reversed(rows):
-            row.alone = True
-            self._waiting.appendleft(row)
-
-    def _join(self, rows: list[Row], prompts: Prompts, logits: torch.Tensor) -> None:
-        present = [index for index, row in enumerate(rows) if not row.gone]
-        if len(present) < len(rows):
-            logits = logits[present]
-        tokens = self._choose(logits, [rows[index] for index in present])
+    def _join(self, read: PromptsRead) -> None:
+        """Choose the first token of rows whose prompts are read; those that do not end with it run from now on."""
+        tokens = self._choose(read.logits, read.rows)
         now_s = time.monotonic()
         joining = [
-            index for index, token in zip(present, tokens, strict=True) if self._accept(rows[index], token, now_s)
+            (row, place)
+            for row, place, token in zip(read.rows, read.places, tokens, strict=True)
+            if self._accept(row, token, now_s)
         ]
         if joining:
-            self._cache.join(prompts.cache, joining, [prompts.lengths[index] for index in joining])
-            self._running.extend(rows[index] for index in joining)
+            places = [place for _, place in joining]
+            self._cache.join(read.prompts.cache, places, [read.prompts.lengths[place] for place in places])
+            self._running.extend(row for row, _ in joining)
             self._rope_deltas = None
-
-    # Tokens
 
     def _decode(self) -> None:
         if not self._running:
@@ -271,7 +160,7 @@ class GenerationEngine:
         runs = [(index, row.run) for index, row in enumerate(rows) if row.run is not None]
         for index, run in runs:
             try:
-                run.watch(rows[index].request.max_new_tokens - len(rows[index].tokens))
+                run.check_budget(rows[index].request.max_new_tokens - len(rows[index].tokens))
             except Exception as error:
                 rows[index].failure = error
         self._masks.apply(logits, [(index, run) for index, run in runs if not run.forced])
@@ -326,8 +215,8 @@ class GenerationEngine:
             self._rope_deltas = None
 
 
-class _Nobody:
-    """Listens to a warm-up."""
+class _WarmUpContext:
+    """The surroundings of a row that no caller waits for."""
 
     job_id = "warm-up"
     cancelled = False

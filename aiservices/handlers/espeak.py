@@ -20,12 +20,14 @@ import attrs
 import msgspec
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError
-from aiservices.handler import Task, VoiceInfo
+from aiservices.handler import BatchHandler, Task, VoiceInfo
 from aiservices.handlers import audio, espeak_process
 from aiservices.handlers.options import read_options
-from aiservices.handlers.speech import Reference, Speech, SpeechRequest, TextToSpeechHandler, TextToSpeechInput
+from aiservices.handlers.reference_clip import Reference
+from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 
-WORDS_A_MINUTE = 175
+WORDS_PER_MINUTE = 175
 """espeak-ng's own tempo, at ``speed`` 1."""
 
 _TIMEOUT_S = 60.0
@@ -79,6 +81,7 @@ VOICES: Mapping[str, EspeakVoice] = {
     "hindi": EspeakVoice("inc/hi", _FEMALE, "Hindi, woman"),
     "mandarin": EspeakVoice("sit/cmn", _FEMALE, "Mandarin Chinese, woman"),
 }
+"""The voices by the name that a caller gives."""
 
 
 @attrs.frozen
@@ -89,7 +92,7 @@ class _Speaker:
     pitch: int = _MIDDLE
 
 
-class EspeakTextToSpeech(TextToSpeechHandler):
+class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, TextToSpeechOutput]):
     """Speaks with espeak-ng. Of a reference clip it takes the pitch; ``exaggeration`` moves the range of the pitch."""
 
     def __init__(self) -> None:
@@ -107,7 +110,12 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         return [VoiceInfo(name, voice.description) for name, voice in VOICES.items()]
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
-        """Find the library and say a word with it."""
+        """Find the library and say a word with it.
+
+        Raises:
+            ConfigError: an option is not one, or names no voice.
+            ServiceError: espeakng-loader is missing or of no use; the text says which.
+        """
         self._options = read_options(EspeakOptions, options)
         if self._options.default_voice not in VOICES:
             known = ", ".join(VOICES)
@@ -138,9 +146,8 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         samples = self._say(wanted.text, speaker, wanted.speed, wanted.exaggeration, wanted.seed or 0)
         if len(samples) < _SAID_S * espeak_process.SAMPLE_RATE or not samples.any():
             raise InvalidInput("$.text", f"the voice {name!r} has no sound for any of it")
-        level = audio.set_level(samples, espeak_process.SAMPLE_RATE)
         return Speech(
-            level,
+            [audio.set_level(samples, espeak_process.SAMPLE_RATE)],
             espeak_process.SAMPLE_RATE,
             name,
             "espeak-ng",
@@ -161,7 +168,7 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         return speaker, f"not a clone: espeak-ng only takes the pitch of audio_prompt_url, about {wanted_hz:.0f} Hz"
 
     def _pitch_for(self, name: str, wanted_hz: float) -> int:
-        """espeak's pitch setting at which this speaker is nearest to ``wanted_hz``, from measurements made once."""
+        """Return espeak's setting that is nearest to a pitch for this speaker, from measurements made once."""
         import numpy as np
 
         if name not in self._pitches_hz:
@@ -184,7 +191,7 @@ class EspeakTextToSpeech(TextToSpeechHandler):
         request = {
             "text": _plain(text),
             "voice": speaker.name,
-            "rate": round(WORDS_A_MINUTE * speed),
+            "rate": round(WORDS_PER_MINUTE * speed),
             "pitch": speaker.pitch,
             "pitch_range": min(99, round(2 * _MIDDLE * liveliness)),
             "seed": seed,

@@ -1,6 +1,6 @@
 """A program of its own that speaks one text: ``espeak_process.py LIBRARY DATA < request.json > speech.pcm``.
 
-It is kept apart from the server because espeak-ng cannot be given untrusted text in the server's process: it
+It is kept apart from the server because espeak-ng cannot be trusted with a caller's text in the server's process: it
 copies the names of characters into buffers of fixed size and dies of some (1.52: U+28DF in a long text read by the
 Arabic voice), the same text sounds a little different after another one, and all its state is global. A new process a
 text takes 20 ms. It needs nothing but Python and the library.
@@ -20,10 +20,16 @@ from collections.abc import Callable
 from typing import Any
 
 SAMPLE_RATE = 22050
+"""Samples a second of what comes out."""
 
 UNUSABLE_LIBRARY = 10
+"""Exit status: the library does not start with this data."""
+
 UNKNOWN_VOICE = 11
+"""Exit status: the data lacks the voice."""
+
 TOO_LONG = 12
+"""Exit status: the speech takes more than ``max_frames``."""
 
 # Of speak_lib.h: https://github.com/espeak-ng/espeak-ng/blob/1.52.0/src/include/espeak-ng/speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS = 2

@@ -85,7 +85,19 @@ class Picture:
 
 @attrs.frozen(eq=False)
 class GenerationRequest:
-    """One generation: the prompt and how to continue it. Never changed, so that an attempt can be repeated."""
+    """One generation: the prompt and how to continue it. Never changed, so that an attempt can be repeated.
+
+    Attributes:
+        token_ids: the prompt.
+        max_new_tokens: where the answer is cut.
+        temperature: 0 takes the likeliest token.
+        top_p: sample among the likeliest tokens that have this probability together; 1 is all.
+        top_k: sample among so many of the likeliest tokens; 0 is all.
+        repetition_penalty: divides the logits of tokens seen before; 1 is none.
+        seed: of the choices; None for another one each time.
+        grammar: what the answer has to follow.
+        picture: what the prompt's placeholders stand for.
+    """
 
     token_ids: Sequence[int]
     max_new_tokens: int
@@ -100,7 +112,12 @@ class GenerationRequest:
 
 @attrs.frozen
 class Generated:
-    """What a generation came to."""
+    """What a generation came to.
+
+    Attributes:
+        text: without the token that ended it.
+        token_ids: all that were chosen, that one included.
+    """
 
     text: str
     finish_reason: FinishReason

@@ -53,7 +53,13 @@ def read_tokenizer(tokenizer: Tokenizer, vocabulary: int, stop_ids: Collection[i
 
 @attrs.frozen(eq=False)
 class Grammar:
-    """A compiled schema of a flat object; shared by any number of rows."""
+    """A compiled schema of a flat object; shared by any number of rows.
+
+    Attributes:
+        tokenizer: whose tokens are chosen from.
+        matcher: at the beginning of an object; copied for each row.
+        plan: what the object costs in tokens from any place in it.
+    """
 
     tokenizer: LLTokenizer
     matcher: LLMatcher
@@ -108,7 +114,7 @@ class GrammarRun:
         self.forced = deque()
         self.matcher = grammar.matcher.deep_copy()
         self._tokenizer = grammar.tokenizer
-        self._hurry_below = grammar.least_tokens
+        self._check_below = grammar.least_tokens
         self._reader = JsonReader(grammar.plan)
         self._unread: list[int] = []
 
@@ -117,17 +123,17 @@ class GrammarRun:
         """Whether the object is closed."""
         return self.matcher.is_stopped()
 
-    def watch(self, remaining_tokens: int) -> None:
+    def check_budget(self, remaining_tokens: int) -> None:
         """Force the next tokens if the budget requires it. Cheap as long as there is plenty.
 
         Args:
             remaining_tokens: how many tokens may still come.
         """
-        if self.forced or remaining_tokens > self._hurry_below:
+        if self.forced or remaining_tokens > self._check_below:
             return
         self._reader.feed(self.to_bytes(self._unread))
         self._unread.clear()
-        for piece in self._reader.hurry(remaining_tokens):
+        for piece in self._reader.forced_text(remaining_tokens):
             self.forced.extend(self._tokenizer.tokenize_bytes(piece))
 
     def advance(self, token: int) -> None:

@@ -21,6 +21,7 @@ _ITEM_TOKENS = 3
 """Tokens that one more string in a list takes, at least: separator, quote and content may be one token each."""
 
 CountTokens = Callable[[bytes], int]
+"""From bytes to the number of tokens that they take when they are written as they are."""
 
 
 @attrs.frozen
@@ -46,6 +47,9 @@ def read_fields(schema: Mapping[str, Any]) -> tuple[Field, ...]:
 
     Args:
         schema: JSON schema; each property is a string, an array of strings or an ``enum`` of strings.
+
+    Raises:
+        ValueError: there is no such choice, or it is not the last field.
     """
     fields = []
     for name, value in schema["properties"].items():
@@ -122,7 +126,7 @@ class JsonPlan:
 
 
 class JsonReader:
-    """Follows an object as its bytes come, and says when and how to hurry.
+    """Follows an object as its bytes come, and says what has to be written in time.
 
     Args:
         plan: what the object is made of.
@@ -147,7 +151,7 @@ class JsonReader:
             else:
                 self._read_string(byte)
 
-    def hurry(self, remaining_tokens: int) -> tuple[bytes, ...]:
+    def forced_text(self, remaining_tokens: int) -> tuple[bytes, ...]:
         """Say what to write now, if one more token of free choice might be one too many; nothing if there is time.
 
         Args:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 DEFAULT_PROMPT = "Write a product listing for an online shop as JSON with title, description, keywords and category."
+"""The task of a request that gives none; the demo weights were trained on it."""
+
 DEFAULT_LANGUAGE = "English"
+"""The language of a request that names none."""
+
 DEFAULT_CATEGORIES = (
     "Home & Kitchen",
     "Clothing & Shoes",
@@ -44,6 +48,7 @@ DEFAULT_CATEGORIES = (
     "Music",
     "Other",
 )
+"""The categories of a service that sets none."""
 
 Category = Annotated[str, Meta(min_length=1, max_length=80)]
 
@@ -148,7 +153,11 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
     _grammars: GrammarCache
 
     def validate(self, input: GenerateDescriptionInput) -> None:
-        """Refuse a list of categories with repetitions."""
+        """Refuse a list of categories with repetitions.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
         if _repeats(input.categories or ()):
             raise InvalidInput("$.categories", "each category may appear only once")
 
@@ -157,7 +166,11 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         return await context.run_in_pool(self._request, input)
 
     def postprocess(self, result: Generated) -> GenerateDescriptionOutput:
-        """Parse the answer and tidy it up."""
+        """Parse the answer and tidy it up.
+
+        Raises:
+            JobFailed: the answer was cut before its end.
+        """
         try:
             listing = msgspec.json.decode(result.text, type=Listing)
         except msgspec.MsgspecError as error:
@@ -171,11 +184,16 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         )
 
     def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
-        """Make the grammar of the service's own categories."""
+        """Make the grammar of the service's own categories.
+
+        Raises:
+            ConfigError: a category is there twice.
+            ServiceError: the tokenizer is of a kind that grammars do not support.
+        """
         if _repeats(self.options.categories):
             raise ConfigError("options.categories: each category may appear only once")
         model: Any = loaded.checkpoint.model
-        if model.config.model_type == "mistral3":  # its eyes stay shut here
+        if model.config.model_type == "mistral3":  # its vision tower is not used here
             model.model.vision_tower = model.model.multi_modal_projector = None
         chat, stop_ids = loaded.checkpoint.chat, loaded.checkpoint.stop_ids
         self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.vocabulary, stop_ids))
@@ -195,7 +213,7 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         checkpoint = self.loaded.checkpoint
         categories = request.categories or self.options.categories
         text = build_prompt(request.image_description, request.prompt, request.language, categories)
-        token_ids = checkpoint.chat.encode([{"role": "user", "content": checkpoint.chat.tame(text)}])
+        token_ids = checkpoint.chat.encode([{"role": "user", "content": checkpoint.chat.escape_markers(text)}])
         grammar = self._grammars.get(categories)
         max_new_tokens = self.new_tokens(len(token_ids), request.max_new_tokens, "$.image_description")
         if max_new_tokens < grammar.least_tokens:

@@ -1,4 +1,4 @@
-"""Decode untrusted bytes into a picture, or refuse them. Pillow is imported on first use."""
+"""Decode a caller-supplied picture, or refuse it. Pillow is imported when asked for."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aiservices.handlers.backbone import Backbone
 
 DEFAULT_PROMPT = "Describe the product in this picture: what it is, its colour, pattern, size and background."
+"""The question of a request that asks none; the demo weights were trained on it."""
 
 
 @attrs.frozen
@@ -99,12 +100,21 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
     _reader: PictureReader
 
     def validate(self, input: DescribeImageInput) -> None:
-        """Refuse URLs that can never be fetched."""
+        """Refuse URLs that can never be fetched.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
         if not input.image_url.lower().startswith(("http://", "https://", "data:")):
             raise InvalidInput("$.image_url", "has to be an http, https or data: URL")
 
     async def preprocess(self, input: DescribeImageInput, context: Context) -> GenerationRequest:
-        """Fetch the picture, and decode and tokenise it in the pool."""
+        """Fetch the picture, and decode and tokenise it in the pool.
+
+        Raises:
+            FetchError: the picture could not be downloaded.
+            InvalidInput: it is none, or the prompt is too long; naming the field.
+        """
         data = await context.fetch(input.image_url, field="$.image_url", kind="image")
         return await context.run_in_pool(self._read, input, data)
 
@@ -142,7 +152,7 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
 
     def _request(self, request: DescribeImageInput, image: PilImage) -> GenerationRequest:
         checkpoint = self.loaded.checkpoint
-        prompt = checkpoint.chat.tame(request.prompt or "")
+        prompt = checkpoint.chat.escape_markers(request.prompt or "")
         token_ids, picture = self._reader.read(image, checkpoint.chat.encode(build_messages(prompt)))
         longer = "$.image_url" if picture.tokens > len(token_ids) // 2 else "$.prompt"
         return GenerationRequest(

@@ -15,7 +15,13 @@ NO_TOKEN = -1
 
 @attrs.define(eq=False)
 class Sampler:
-    """How one row chooses, and the random numbers it has left."""
+    """How one row chooses, and the random numbers it has left.
+
+    Attributes:
+        temperature, top_p, top_k, repetition_penalty: as in :class:`~aiservices.handlers.generation.GenerationRequest`.
+        generator: of the draws; None where the likeliest token is taken.
+        seen: which tokens the penalty falls on, ``[vocabulary]``; None without a penalty.
+    """
 
     temperature: float
     top_p: float
@@ -23,7 +29,6 @@ class Sampler:
     repetition_penalty: float
     generator: torch.Generator | None
     seen: torch.Tensor | None
-    """Which tokens the penalty falls on, ``[vocabulary]``; None without a penalty."""
 
     @classmethod
     def start(cls, request: GenerationRequest, vocabulary: int, device: str) -> Sampler:

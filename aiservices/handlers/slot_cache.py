@@ -135,7 +135,7 @@ class SlotCache(Cache):
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__ has no types
-    """One layer of a :class:`SlotCache`."""
+    """One layer of a :class:`SlotCache`; its keys and values are ``[slots, heads, columns, head_dim]``."""
 
     keys: torch.Tensor
     values: torch.Tensor

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aiservices.handlers.audio import Samples
 
 AudioFormat: TypeAlias = Literal["wav", "flac", "mp3", "ogg", "opus", "pcm"]
+"""Coding of an answer's audio."""
 
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 """RFC 6716, section 2."""
@@ -24,6 +25,7 @@ MEDIA_TYPES: dict[AudioFormat, str] = {
     "opus": "audio/ogg; codecs=opus",  # RFC 7845, section 9
     "pcm": "audio/pcm",
 }
+"""What each coding is called in HTTP."""
 
 _CODINGS: dict[AudioFormat, tuple[str, str]] = {
     "wav": ("WAV", "PCM_16"),
@@ -44,7 +46,7 @@ class AudioFile:
         frames: how many samples it holds.
     """
 
-    data: memoryview
+    data: bytes
     frames: int
 
 
@@ -73,4 +75,4 @@ def write_audio(blocks: Iterable[Samples], sample_rate: int, coding: AudioFormat
             frames += len(block)
             for start in range(0, len(block), sample_rate):  # the Vorbis writer keeps a whole write on its stack
                 file.write(block[start : start + sample_rate])
-    return AudioFile(target.getbuffer(), frames)
+    return AudioFile(target.getvalue(), frames)

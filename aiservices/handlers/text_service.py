@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
 from aiservices.errors import Unavailable
-from aiservices.handler import StepHandler, Task
+from aiservices.handler import InputT, OutputT, StepHandler, Task
 from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
 from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest, fit_new_tokens
 from aiservices.handlers.options import read_options
@@ -19,9 +19,6 @@ from aiservices.handlers.torch_runtime import free_memory, import_lock
 if TYPE_CHECKING:
     from aiservices.handlers.backbone import Backbone
     from aiservices.handlers.engine import GenerationEngine
-
-InputT = TypeVar("InputT")
-OutputT = TypeVar("OutputT")
 
 
 @attrs.frozen(eq=False)
@@ -40,6 +37,7 @@ class TextService(StepHandler[InputT, OutputT]):
     """A handler whose rows are decoded by a :class:`~aiservices.handlers.engine.GenerationEngine`."""
 
     Options: ClassVar[type[GenerationOptions]] = GenerationOptions
+    """The class of the service's ``options``."""
     auto_classes: ClassVar[Mapping[str, str]]
     """transformers' Auto class for each ``model_type`` that the service takes."""
 
@@ -59,7 +57,11 @@ class TextService(StepHandler[InputT, OutputT]):
         return self._loaded
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
-        """Load the checkpoint and answer one tiny request, so that the first job finds everything warm."""
+        """Load the checkpoint and answer one tiny request, so that the first job finds everything warm.
+
+        Raises:
+            ServiceError: the folder holds no such model, or an option is not one; the text says which.
+        """
         self._device = device
         self.options = read_options(self.Options, options)
         checkpoint = load_checkpoint(model_dir, device, self.options, self.auto_classes)
@@ -113,5 +115,14 @@ class TextService(StepHandler[InputT, OutputT]):
         """Make tiny requests that go through everything a real one goes through."""
 
     def new_tokens(self, prompt_tokens: int, asked: int | None, field: str) -> int:
-        """Decide how many tokens an answer may have; ``field`` is the one that makes the prompt long."""
+        """Decide how many tokens an answer may have.
+
+        Args:
+            prompt_tokens: length of the prompt.
+            asked: what the caller asked for, if anything.
+            field: JSON path of the field that makes the prompt long, for the message.
+
+        Raises:
+            InvalidInput: prompt and answer do not fit into the model's window.
+        """
         return fit_new_tokens(prompt_tokens, asked, self.options.max_new_tokens, self.loaded.window, field)

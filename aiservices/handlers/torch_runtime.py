@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+"""Type of weights in a service's options; see :func:`resolve_dtype`."""
 
 import_lock = threading.RLock()
 """Hold it while importing torch, transformers or what imports them: several models load at once, each on its thread,

@@ -10,7 +10,6 @@ Stages, and who moves a job between them, always on the event loop::
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,8 +17,10 @@ import attrs
 from aiservices.errors import StreamEnded
 from aiservices.jobs.output import JobOutput
 from aiservices.jobs.request import JobRequest
+from aiservices.jobs.signal import Signal
 from aiservices.jobs.status import JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
+from aiservices.timers import Timer
 
 if TYPE_CHECKING:
     from aiservices.jobs.manager import JobManager
@@ -39,8 +40,6 @@ class Job:
         progress: 0 to 1, None until the handler reports some.
         submitted_at, started_at, ended_at: seconds of the event loop's clock.
         timer: of the time to live, then of the time limit; None once it has ended.
-        done: set when it has ended.
-        changed: set when it has ended or a chunk waits to be read.
     """
 
     id: str
@@ -56,9 +55,9 @@ class Job:
     progress: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    timer: asyncio.TimerHandle | None = None
-    done: asyncio.Event = attrs.field(factory=asyncio.Event, repr=False)
-    changed: asyncio.Event = attrs.field(factory=asyncio.Event, repr=False)
+    timer: Timer | None = None
+    _has_ended: Signal = attrs.field(factory=Signal, repr=False, init=False)
+    _has_news: Signal = attrs.field(factory=Signal, repr=False, init=False)
     _end_was_read: bool = False
 
     @property
@@ -135,9 +134,19 @@ class Job:
             return False
         self.output, self.error, self.ended_at = output, error, self.jobs.now()
         self.jobs.ended(self, stage, interrupted=attempt is None)
-        self.done.set()
-        self.changed.set()
+        self._has_ended.fire()
+        self._has_news.fire()
         return True
+
+    async def wait_end(self, timeout_s: float) -> None:
+        """Wait until it has ended or the time is up. The waiter's own end changes nothing for the job."""
+        if not self.ended:
+            await self._has_ended.wait(self.jobs.timers, timeout_s)
+
+    async def wait_news(self, timeout_s: float) -> None:
+        """Wait until it has ended, its stream has a chunk, or the time is up."""
+        if not (self.ended or len(self.stream)):
+            await self._has_news.wait(self.jobs.timers, timeout_s)
 
     def begin_again(self) -> None:
         """Forget what the last attempt left; for :meth:`JobManager.retry`."""
@@ -145,14 +154,12 @@ class Job:
         self.output = self.error = self.progress = self.started_at = self.ended_at = None
         self.submitted_at, self._end_was_read = self.jobs.now(), False
         self.stream.clear()
-        self.done.clear()
-        self.changed.clear()
 
     def add_chunk(self, attempt: int, chunk: Any) -> None:
         """Append one chunk to the stream; one of an attempt that is over is dropped."""
         if self.is_current(attempt):
             self.stream.append(chunk)
-            self.changed.set()
+            self._has_news.fire()
 
     def set_progress(self, attempt: int, fraction: float) -> None:
         """Note how much is done, 0 to 1; a report of an attempt that is over is dropped."""
@@ -168,8 +175,6 @@ class Job:
         if self._end_was_read:
             raise StreamEnded("the job was cancelled and its stream has been read to the end")
         self._end_was_read = self.stage is Stage.CANCELLED
-        if not self.ended:
-            self.changed.clear()
         return self.stream.drain()
 
     def status_object(self) -> dict[str, Any]:

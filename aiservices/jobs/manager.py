@@ -18,6 +18,7 @@ from aiservices.jobs.stream import StreamBuffer
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
+from aiservices.timers import Timer, Timers
 from aiservices.webhooks import WebhookSender
 
 QUEUE_FULL_RETRY_AFTER_S = 5.0
@@ -39,6 +40,7 @@ class JobManager:
         self.config = config
         self.service = config.name
         self.worker_id = worker_id
+        self.timers = Timers()
         self.changed = asyncio.Event()
         """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
         self.ended_counts: dict[JobStatus, int] = dict.fromkeys(ENDED, 0)
@@ -52,7 +54,7 @@ class JobManager:
         self._finished: OrderedDict[str, tuple[Job, int]] = OrderedDict()
         """What has ended, oldest end first, and what each weighed then."""
         self._finished_bytes = 0
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry: Timer | None = None
         self._keys: dict[str, Job] = {}
         self._sequence = 0
         self._interrupted = False
@@ -238,11 +240,7 @@ class JobManager:
 
     def close(self) -> None:
         """Stop every timer."""
-        for job in self._live():
-            self._clear_timer(job)
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self.timers.close()
 
     def _live(self) -> Iterator[Job]:
         return (job for job in self._jobs.values() if not job.ended)
@@ -268,7 +266,7 @@ class JobManager:
 
     def _set_timer(self, job: Job, delay_s: float) -> None:
         self._clear_timer(job)
-        job.timer = asyncio.get_running_loop().call_later(delay_s, _time_out, job)
+        job.timer = self.timers.call_later(delay_s, _time_out, job)
 
     def _clear_timer(self, job: Job) -> None:
         if job.timer is not None:
@@ -294,8 +292,7 @@ class JobManager:
     def _schedule_expiry(self) -> None:
         """One timer for the oldest result serves all: they expire in the order in which they finished."""
         if self._expiry is None and self._finished:
-            due_s = self._expires_at() - self.now()
-            self._expiry = asyncio.get_running_loop().call_later(max(0.0, due_s), self._expire)
+            self._expiry = self.timers.call_later(self._expires_at() - self.now(), JobManager._expire, self)
 
     def _expires_at(self) -> float:
         oldest, _ = next(iter(self._finished.values()))

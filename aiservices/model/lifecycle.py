@@ -24,7 +24,7 @@ from aiservices.handler import Handler
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.model.device import check_memory, resolve_device
-from aiservices.model.thread import ModelThread, free_memory
+from aiservices.model.thread import ModelThread, free_memory, keep_out_of_collections
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore, Progress
 
@@ -162,6 +162,7 @@ class Model:
         device = resolve_device(self._config.device)
         check_memory(self._config.memory_gib, device)
         self._handler.load(model_dir, device, options)
+        keep_out_of_collections()
         return device
 
     def _unload_here(self) -> None:

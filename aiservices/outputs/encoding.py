@@ -52,7 +52,7 @@ def encode_output(output: Any) -> JobOutput:
     return JobOutput(msgspec.json.encode(fields), tuple(files))
 
 
-_SCALARS = (str, bytes, int, float, type(None))
+_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def is_small(output: Any) -> bool:
@@ -61,8 +61,9 @@ def is_small(output: Any) -> bool:
     while values:
         value = values.pop()
         count += 1
-        if isinstance(value, _SCALARS):
-            characters += len(value) if isinstance(value, str | bytes) else 0
+        kind = type(value)
+        if kind in _SCALARS:
+            characters += len(value) if kind is str or kind is bytes else 0
         else:
             inner = _inner(value)
             count += len(inner)

@@ -37,6 +37,7 @@ class LoopCalls:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:
             self._calls.clear()
+            self._scheduled = False
 
     def _deliver(self) -> None:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -119,12 +118,13 @@ class ModelRows:
         """See to it that the model's thread lets go of a row whose job has ended."""
         job = self._rows[task].job
         # The service's own limit counts, however short the caller's was: no caller may declare a slow model hung.
-        limit_s = max(self._config.timeout_s, job.timeout_s) + self._config.hang_s
-        started_at = self._jobs.now() if job.started_at is None else job.started_at
-        asyncio.get_running_loop().call_at(started_at + limit_s, self._check_hang, task, limit_s)
+        limit_s = max(self._config.timeout_s, job.timeout_s)
+        ran_s = 0.0 if job.started_at is None else self._jobs.now() - job.started_at
+        self._jobs.timers.call_later(limit_s - ran_s + self._config.hang_s, self._check_hang, task)
 
-    def _check_hang(self, task: Task[Any], limit_s: float) -> None:
+    def _check_hang(self, task: Task[Any]) -> None:
         if task in self._rows:
-            reason = f"the model hangs: it did not answer within {limit_s:g} s"
+            hang_s = self._config.hang_s
+            reason = f"the model hangs: it held a job for {hang_s:g} s after the end of its time (hang_s)"
             log.critical("model.hangs", service=self._config.name, reason=reason, stack=self._thread.stack())
             self._on_report(StepReport(error=ModelBroken(reason)))

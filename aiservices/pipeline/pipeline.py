@@ -170,7 +170,7 @@ class Pipeline:
 
     async def _prepare(self, row: Row) -> None:
         limit_s = self._config.prepare_timeout_s
-        stall = asyncio.get_running_loop().call_later(STALLED_AFTER_S, self._stall, row)
+        stall = self._jobs.timers.call_later(STALLED_AFTER_S, self._stall, row)
         try:
             async with asyncio.timeout(limit_s) as limit:
                 item = await self._handler.preprocess(row.job.request.input, row)
@@ -214,7 +214,7 @@ class Pipeline:
             return False
         if self._companions_until is None:
             self._companions_until = self._jobs.now() + wait_s
-            asyncio.get_running_loop().call_at(self._companions_until, self._jobs.changed.set)
+            self._jobs.timers.call_later(wait_s, asyncio.Event.set, self._jobs.changed)
         return self._jobs.now() < self._companions_until
 
     # Finishing

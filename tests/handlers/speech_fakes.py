@@ -1,9 +1,8 @@
-"""A task context without a server, and clips to speak with."""
+"""A context without a service, and clips to speak with."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -14,7 +13,9 @@ import soundfile  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 
 from aiservices.handler import MediaKind, Task
-from aiservices.handlers.speech import SpeechRequest, TextToSpeechInput, TextToSpeechOutput, read_reference
+from aiservices.handlers.reference_clip import read_reference
+from aiservices.handlers.speech import SpeechRequest
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -27,7 +28,6 @@ class FakeContext:
 
     clip: bytes = b""
     job_id: str = "job"
-    deadline: float | None = None
     cancel_at: float = 2.0
     fetched: list[tuple[str, str, str]] = attrs.field(factory=list)
     fractions: list[float] = attrs.field(factory=list)
@@ -79,7 +79,12 @@ def heard(output: TextToSpeechOutput) -> tuple[Samples, int]:
     samples: Samples
     sample_rate: int
     if output.format == "pcm":
-        samples = np.frombuffer(base64.b64decode(output.audio), dtype="<i2").astype(np.float32) / np.float32(32768)
+        samples = np.frombuffer(output.audio, dtype="<i2").astype(np.float32) / np.float32(32768)
         return samples, output.sample_rate
-    samples, sample_rate = soundfile.read(io.BytesIO(base64.b64decode(output.audio)), dtype="float32")
+    samples, sample_rate = soundfile.read(io.BytesIO(output.audio), dtype="float32")
     return samples, sample_rate
+
+
+def rms(samples: Samples) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(samples))))

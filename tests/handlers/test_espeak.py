@@ -35,12 +35,17 @@ def say(engine: EspeakTextToSpeech, text: str = SENTENCE, clip: bytes | None = N
     return speech
 
 
+def samples_of(speech: Speech) -> Samples:
+    (samples,) = speech.blocks
+    return samples
+
+
 def seconds(speech: Speech) -> float:
-    return len(speech.samples) / speech.sample_rate
+    return len(samples_of(speech)) / speech.sample_rate
 
 
 def pitch_hz(speech: Speech) -> float:
-    pitch = audio.median_pitch_hz(speech.samples, speech.sample_rate)
+    pitch = audio.median_pitch_hz(samples_of(speech), speech.sample_rate)
     assert pitch is not None
     return pitch
 
@@ -61,7 +66,7 @@ def test_every_voice_speaks_at_one_level(engine: EspeakTextToSpeech, voice: str)
 
 
 def test_voices_differ_and_women_speak_higher_than_men(engine: EspeakTextToSpeech) -> None:
-    spoken = {voice: say(engine, voice=voice).samples.tobytes() for voice in VOICES}
+    spoken = {voice: samples_of(say(engine, voice=voice)).tobytes() for voice in VOICES}
     assert len(set(spoken.values())) == len(VOICES)
     assert pitch_hz(say(engine, voice="english-us-female")) > 1.5 * pitch_hz(say(engine, voice="english-us"))
 
@@ -73,9 +78,9 @@ def test_without_a_voice_the_default_one_speaks() -> None:
 
 
 def test_same_request_same_samples_whatever_was_said_before(engine: EspeakTextToSpeech) -> None:
-    first = say(engine, seed=7).samples
+    first = samples_of(say(engine, seed=7))
     say(engine, "Etwas ganz anderes!", voice="german", seed=8)
-    assert np.array_equal(first, say(engine, seed=7).samples)
+    assert np.array_equal(first, samples_of(say(engine, seed=7)))
 
 
 @pytest.mark.parametrize("speed", [0.5, 0.75, 1.5, 2.0])
@@ -83,7 +88,6 @@ def test_speed_is_the_speakers_own(engine: EspeakTextToSpeech, speed: float) -> 
     usual, changed = say(engine), say(engine, speed=speed)
     assert seconds(changed) == pytest.approx(seconds(usual) / speed, rel=0.15)
     assert pitch_hz(changed) == pytest.approx(pitch_hz(usual), rel=0.05)
-    assert changed.speed == 1  # nothing is left for the encoder to stretch
 
 
 def test_exaggeration_moves_the_range_of_the_pitch(engine: EspeakTextToSpeech) -> None:
@@ -119,7 +123,7 @@ def test_the_pitch_comes_to_that_of_the_prompt(engine: EspeakTextToSpeech, voice
 
 def test_the_pitch_of_real_speech_is_imitated(engine: EspeakTextToSpeech) -> None:
     model = say(engine, "This is how I speak. One, two, three, four, five, six.", voice="english-gb-female")
-    clip = as_file(model.samples, sample_rate=model.sample_rate, form="OGG", coding="VORBIS")
+    clip = as_file(samples_of(model), sample_rate=model.sample_rate, form="OGG", coding="VORBIS")
     before, after = pitch_hz(say(engine, voice="german")), pitch_hz(say(engine, clip=clip, voice="german"))
     assert abs(after - pitch_hz(model)) < 0.15 * pitch_hz(model) < abs(before - pitch_hz(model))
 
@@ -127,7 +131,7 @@ def test_the_pitch_of_real_speech_is_imitated(engine: EspeakTextToSpeech) -> Non
 def test_a_prompt_without_pitch_leaves_the_voice_and_says_so(engine: EspeakTextToSpeech) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(64_000).astype(np.float32)
     speech = say(engine, clip=as_file(noise))
-    assert np.array_equal(speech.samples, say(engine).samples)
+    assert np.array_equal(samples_of(speech), samples_of(say(engine)))
     assert "no pitch could be made out" in speech.warnings[0]
 
 

@@ -1,4 +1,4 @@
-"""Pictures as callers may send them: odd, huge, damaged, or none at all."""
+"""Pictures as callers send them: odd, huge, damaged, or none at all."""
 
 from __future__ import annotations
 

@@ -134,11 +134,11 @@ def test_prompts_with_pictures_may_be_read_in_pieces(handler: DescribeImage) -> 
     requests = items(handler, 5)
     engine: Any = handler.loaded.engine
     alone = tokens_alone(handler, requests)
-    engine._chunk_tokens = 16
+    engine._prompts._chunk_tokens = 16
     try:
         assert [result.token_ids for result in engine.generate(requests)] == alone
     finally:
-        engine._chunk_tokens = handler.options.prefill_chunk_tokens
+        engine._prompts._chunk_tokens = handler.options.prefill_chunk_tokens
 
 
 def test_a_picture_that_breaks_the_vision_tower_fails_alone(handler: DescribeImage) -> None:

@@ -1,4 +1,4 @@
-"""A task context without a server, and a way to run a handler's rows to their end."""
+"""A context without a service, and a way to run a handler's rows to their end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class FakeContext:
     picture: bytes | None = None
     job_id: str = "job"
     cancelled: bool = False
-    deadline: float | None = None
     chunks: list[str] = attrs.field(factory=list)
     fractions: list[float] = attrs.field(factory=list)
 

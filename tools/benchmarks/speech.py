@@ -33,7 +33,7 @@ from aiservices.handlers.chatterbox.library import import_library, quiet
 from aiservices.handlers.chatterbox.sampling import Sampling
 from aiservices.handlers.chatterbox.t3 import T3Engine, T3Request
 from aiservices.handlers.chatterbox.variants import VARIANTS, TextReader
-from aiservices.handlers.speech import TextToSpeechInput
+from aiservices.handlers.speech_contract import TextToSpeechInput
 from aiservices.handlers.torch_runtime import prepare_torch
 from tests.handlers import tiny_chatterbox
 from tests.handlers.speech_fakes import FakeContext
@@ -165,21 +165,21 @@ def _generate(bench: Bench, requests: int) -> Times:
 
 def _speak(bench: Bench, requests: int) -> Times:
     """Speak with ours, all together, from the input to the encoded answer."""
-    speaker = bench.ours._ready.speaker
-    t3, sound = _Timer(speaker._t3.step, bench.clock), _Timer(speaker._s3gen.render, bench.clock)
+    engine = bench.ours._ready.engine
+    t3, sound = _Timer(engine._t3.step, bench.clock), _Timer(engine._s3gen.render, bench.clock)
     # To see the shares.
-    speaker._t3.step, speaker._s3gen.render = t3, sound  # type: ignore[method-assign,assignment]
+    engine._t3.step, engine._s3gen.render = t3, sound  # type: ignore[method-assign,assignment]
     began = bench.clock()
     inputs = [TextToSpeechInput(text=TEXT, seed=number) for number in range(requests)]
     tasks = [Task(asyncio.run(bench.ours.preprocess(asked, FakeContext())), FakeContext()) for asked in inputs]
-    bench.ours.admit(tasks)  # type: ignore[arg-type]  # what preprocess made
+    bench.ours.admit(tasks)
     results: list[Any] = []
     while len(results) < requests:
         results += [result for _, result in bench.ours.step()]
     for result in results:
         bench.ours.postprocess(result)
     spent = Times(bench.clock() - began, t3.spent_s, sound.spent_s)
-    speaker._t3.step, speaker._s3gen.render = t3.call, sound.call  # type: ignore[method-assign]
+    engine._t3.step, engine._s3gen.render = t3.call, sound.call  # type: ignore[method-assign]
     return spent
 
 
@@ -216,10 +216,10 @@ def _their_tokens(bench: Bench, requests: int) -> Times:
 def _our_tokens(bench: Bench, requests: int) -> Times:
     """Run our T3 alone, all rows together."""
     hp, voice = bench.model.t3.hp, bench.ours._ready.voices.named("default")
-    engine: T3Engine = bench.ours._ready.speaker._t3
+    engine: T3Engine = bench.ours._ready.engine._t3
     ids = [hp.start_text_token, *bench.model.reader.read(TEXT, "en"), hp.stop_text_token]
     began = bench.clock()
-    condition = engine.condition(voice.speaker, voice.prompt, 0.5)
+    condition = engine.embedding.condition(voice.speaker, voice.prompt, 0.5)
     engine.join([T3Request(condition, ids, 0.5, Sampling(), seed, bench.tokens) for seed in range(requests)])
     while len(engine):
         engine.step()

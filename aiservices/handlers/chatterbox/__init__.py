@@ -5,18 +5,21 @@ and why: the library's ``generate`` keeps voice and random numbers in shared sta
 40 seconds and takes no ``cfg_weight`` of 0. Its modules are used as they are. Source:
 https://github.com/resemble-ai/chatterbox, chatterbox-tts 0.1.7.
 
-| room | what |
+| module | what |
 |---|---|
 | ``handler`` | the service: options, what is asked, what is answered |
-| ``speaking`` | all jobs on their way: voices, pieces, redraws, sound, streams |
-| ``t3``, ``stacks``, ``decoding``, ``sampling``, ``alignment`` | text to speech tokens, a token a step for all rows |
+| ``engine`` | all jobs on their way: voices, pieces, redraws, sound |
+| ``request``, ``job`` | what a job asks; where its pieces are, its stream |
+| ``t3`` | text to speech tokens, a token a step for all rows |
+| ``t3_embedding``, ``stacks``, ``slots``, ``decoding``, ``sampling``, ``alignment`` | the parts of that step |
 | ``s3gen`` | speech tokens to sound, several rows at once |
-| ``pieces``, ``sound`` | the text's parts; the sound's edges, loudness, tempo, watermark |
+| ``pieces`` | the text's parts |
+| ``finishing``, ``sound`` | the threads that finish a piece; its edges, loudness, tempo, watermark |
 | ``voices`` | what the model makes of a clip, on disk and in memory |
 | ``checkpoint``, ``variants``, ``library`` | files, weights, tokenizers, imports |
 """
 
-from aiservices.handlers.chatterbox.handler import PROMPT_VOICE, ChatterboxTextToSpeech
-from aiservices.handlers.chatterbox.options import OWN_VOICE, ChatterboxOptions
+from aiservices.handlers.chatterbox.handler import ChatterboxTextToSpeech
+from aiservices.handlers.chatterbox.options import ChatterboxOptions
 
-__all__ = ["OWN_VOICE", "PROMPT_VOICE", "ChatterboxOptions", "ChatterboxTextToSpeech"]
+__all__ = ["ChatterboxOptions", "ChatterboxTextToSpeech"]

@@ -1,7 +1,7 @@
 """Whether a multilingual speech still follows its text. Imports torch: import it inside ``load``.
 
 The library judges each token by the attention of three heads and suppresses or forces the end of the speech by it. Its
-judge is used as it is, one a row, fed from the keys and values that :mod:`.stacks` keeps: the library's own feeding
+judge is used as it is, one a row, fed from the keys and values that :mod:`.slots` keeps: the library's own feeding
 hangs a hook on the model at every generation and never takes it off.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 
-def spied_heads() -> dict[int, list[int]]:
+def alignment_heads() -> dict[int, list[int]]:
     """Layer to heads whose attention shows where in the text the speech is."""
     heads: dict[int, list[int]] = {}
     for layer, head in _library().LLAMA_ALIGNED_HEADS:

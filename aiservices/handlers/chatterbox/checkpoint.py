@@ -20,7 +20,16 @@ _MADE_BY_THE_LIBRARY = ("tokenizer._mel_filters", "tokenizer.window")
 
 @attrs.frozen(eq=False)
 class ChatterboxModel:
-    """A loaded checkpoint: the library's modules in evaluation mode, none of its state."""
+    """A loaded checkpoint: the library's modules in evaluation mode, none of its state.
+
+    Attributes:
+        t3: text to speech tokens.
+        s3gen: speech tokens to sound, with the tokenizer and the speaker encoder that listen to a clip.
+        voice_encoder: listens to a clip for T3.
+        reader: of texts.
+        watermarker: puts the library's inaudible mark in.
+        own_voice: ``conds.pt`` as it is, with ``t3`` and ``gen``; None without one.
+    """
 
     variant: Variant
     library: Library
@@ -30,7 +39,6 @@ class ChatterboxModel:
     reader: TextReader
     watermarker: Any
     own_voice: dict[str, Any] | None
-    """``conds.pt`` as it is: ``t3`` and ``gen``."""
 
 
 def load_checkpoint(library: Library, model_dir: Path, device: str, wanted: str, dtype: torch.dtype) -> ChatterboxModel:
@@ -53,7 +61,7 @@ def load_checkpoint(library: Library, model_dir: Path, device: str, wanted: str,
         t3 = library.english.T3(_config(library, variant))
         _fill(t3, next(iter(sorted(model_dir.glob(variant.t3_file)))), device)
         if t3.is_gpt:
-            del t3.tfmr.wte  # words, which nobody says to it
+            del t3.tfmr.wte  # embeddings of words, which it never reads
         s3gen = library.english.S3Gen(meanflow=variant.family == "turbo")
         _fill(s3gen, _first(model_dir, variant.s3gen_files), device)
         encoder = library.english.VoiceEncoder()

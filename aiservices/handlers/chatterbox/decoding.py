@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import attrs
 import torch
 
-from aiservices.handlers.chatterbox.stacks import Slots
+from aiservices.handlers.chatterbox.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _WIDTH_STEP = 256
 
 
 class Decoder:
-    """Runs :meth:`.stacks.Slots.decode` on exactly the rows and columns that there are."""
+    """Runs :meth:`.slots.Slots.decode` on exactly the rows and columns that there are."""
 
     def __init__(self, slots: Slots, device: str) -> None:
         self._slots, self._device = slots, device
@@ -47,7 +47,7 @@ class _Shape:
     hidden: torch.Tensor
     positions: torch.Tensor
     out: torch.Tensor | None = None
-    spied: list[torch.Tensor] = attrs.field(factory=list)
+    attention: list[torch.Tensor] = attrs.field(factory=list)
     graph: torch.cuda.CUDAGraph | None = None
 
 
@@ -75,7 +75,7 @@ class PaddedDecoder(Decoder):
         shape.positions.zero_()
         shape.positions[: len(lengths)] = torch.tensor(lengths, device=self._device)
         out = self._run(shape, width)
-        self._slots.spied = shape.spied
+        self._slots.attention = shape.attention
         return out[: len(lengths)]
 
     def _shape(self, hidden: torch.Tensor, lengths: Sequence[int]) -> tuple[_Shape, int]:
@@ -95,7 +95,7 @@ class PaddedDecoder(Decoder):
             shape.graph.replay()
             return shape.out.clone()  # the next replay writes there again
         out = self._slots.decode(shape.hidden, shape.positions, width)
-        shape.spied = self._slots.spied
+        shape.attention = self._slots.attention
         return out
 
     def _capture(self, shape: _Shape, width: int) -> None:
@@ -113,4 +113,4 @@ class PaddedDecoder(Decoder):
             log.warning("CUDA graphs are turned off: a step could not be captured", exc_info=True)
             self._graphs = False
             return
-        shape.graph, shape.spied = graph, self._slots.spied
+        shape.graph, shape.attention = graph, self._slots.attention

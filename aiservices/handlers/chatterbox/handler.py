@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError, Unavailable
+from aiservices.errors import ConfigError, InvalidInput, ServiceError, Unavailable
 from aiservices.handler import Context, StepHandler, Task, VoiceInfo
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel, load_checkpoint
 from aiservices.handlers.chatterbox.library import import_library
 from aiservices.handlers.chatterbox.options import OWN_VOICE, ChatterboxOptions
 from aiservices.handlers.chatterbox.pieces import MAX_PIECE_TOKENS, plan_pieces
+from aiservices.handlers.chatterbox.request import ChatterboxRequest
 from aiservices.handlers.chatterbox.sound import Finish
 from aiservices.handlers.chatterbox.voices import VoiceStore, prepare_clip
 from aiservices.handlers.options import read_options
-from aiservices.handlers.speech import (
-    SpeechContract,
-    SpeechRequest,
-    TextToSpeechInput,
-    TextToSpeechOutput,
-    encoded,
-)
+from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
+from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 from aiservices.handlers.speech_encoding import fitting_rate
 from aiservices.handlers.torch_runtime import free_memory, prepare_torch, resolve_dtype
 
 if TYPE_CHECKING:
+    from aiservices.handlers.chatterbox.engine import SpeechEngine
     from aiservices.handlers.chatterbox.sampling import Sampling
-    from aiservices.handlers.chatterbox.speaking import ChatterboxRequest, Speaker, Uttered
 
 PROMPT_VOICE = "audio_prompt"
 """What the answer calls the voice of a reference clip."""
@@ -46,10 +41,10 @@ _UNGUIDED = {"cfg_weight": 0.5, "exaggeration": 0.5, "min_p": None}
 class _Loaded:
     model: ChatterboxModel
     voices: VoiceStore
-    speaker: Speaker
+    engine: SpeechEngine
 
 
-class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, TextToSpeechOutput]):
+class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput, TextToSpeechOutput]):
     """Speaks with Chatterbox; ``max_batch_size`` is how many jobs are under way, ``rows`` how many pieces of them.
 
     A seed gives the same speech tokens whichever jobs are beside it, and samples equal within rounding; the first piece
@@ -71,11 +66,6 @@ class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, Text
     def voices_offered(self) -> Sequence[VoiceInfo]:
         """The same voices with what is known of them; none before ``load``."""
         return () if self._loaded is None else tuple(self._loaded.voices.infos.values())
-
-    @property
-    def languages(self) -> Sequence[str]:
-        """Languages that the loaded checkpoint speaks."""
-        return () if self._loaded is None else tuple(self._loaded.model.reader.languages)
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the checkpoint, check that it is whole, and take in the named voices.
@@ -101,50 +91,56 @@ class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, Text
         self._options, self._device = options, device
         voices = VoiceStore(model, device, self._options.voices_dir, self._options.cached_voices)
         self._check_defaults(model, voices)
-        self._loaded = _Loaded(model, voices, self._speaker(model, voices))
+        self._loaded = _Loaded(model, voices, self._engine(model, voices))
 
     def unload(self) -> None:
         """Forget the model and all voices; pieces that are being finished are waited for."""
         if self._loaded is not None:
-            self._loaded.speaker.close()
+            self._loaded.engine.close()
         self._loaded = None
         free_memory(self._device)
 
     def validate(self, input: TextToSpeechInput) -> None:
-        """Check also that there is a word: this model cannot say a symbol."""
+        """Check also that there is a word: this model cannot say a symbol.
+
+        Raises:
+            InvalidInput: naming the field.
+        """
         super().validate(input)
         if not any(map(str.isalnum, input.text)):
             raise InvalidInput("$.text", "expected words, got no letter and no digit")
 
     async def preprocess(self, input: TextToSpeechInput, context: Context) -> ChatterboxRequest:
-        """Fetch and check the reference clip, cut the text and read its tokens."""
+        """Fetch and check the reference clip, cut the text and read its tokens.
+
+        Raises:
+            FetchError: the clip could not be downloaded.
+            InvalidInput: the clip, the voice or the language is none for this model; naming the field.
+        """
         request = await super().preprocess(input, context)
         return await context.run_in_pool(self._read, request)
 
-    def admit(self, tasks: Sequence[Task[SpeechRequest]]) -> None:
+    def admit(self, tasks: Sequence[Task[ChatterboxRequest]]) -> None:
         """Let jobs join."""
-        self._ready.speaker.admit(tasks)  # type: ignore[arg-type]  # preprocess made them
+        self._ready.engine.admit(tasks)
 
-    def step(self) -> Sequence[tuple[Task[SpeechRequest], Uttered | Exception]]:
-        """Choose the next token of every piece, and make sound of what is complete."""
-        return self._ready.speaker.step()  # type: ignore[return-value]  # the tasks that were admitted
+    def step(self) -> Sequence[tuple[Task[ChatterboxRequest], Speech | Exception]]:
+        """Choose the next token of every piece, and make sound of what is complete.
 
-    def evict(self, tasks: Sequence[Task[SpeechRequest]]) -> None:
+        Returns:
+            Jobs whose sound is all finished, so that ``postprocess`` waits for nothing.
+        """
+        return self._ready.engine.step()
+
+    def evict(self, tasks: Sequence[Task[ChatterboxRequest]]) -> None:
         """Take jobs out."""
         if self._loaded is not None:
-            self._loaded.speaker.evict(tasks)  # type: ignore[arg-type]  # the tasks that were admitted
+            self._loaded.engine.evict(tasks)
 
     def reset(self) -> None:
         """Forget all jobs."""
         if self._loaded is not None:
-            self._loaded.speaker.reset()
-
-    def postprocess(self, result: Uttered) -> TextToSpeechOutput:
-        """Wait for the last pieces to be finished, and encode."""
-        try:
-            return encoded((part.result() for part in result.parts), result.sample_rate, result)
-        except CancelledError:
-            raise JobFailed("the model was unloaded before the speech was finished") from None
+            self._loaded.engine.reset()
 
     @property
     def _ready(self) -> _Loaded:
@@ -160,9 +156,9 @@ class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, Text
             known = ", ".join(model.reader.languages)
             raise ConfigError(f"options.default_language: the model does not speak {language!r}; it speaks {known}")
 
-    def _speaker(self, model: ChatterboxModel, voices: VoiceStore) -> Speaker:
+    def _engine(self, model: ChatterboxModel, voices: VoiceStore) -> SpeechEngine:
+        from aiservices.handlers.chatterbox.engine import SpeechEngine
         from aiservices.handlers.chatterbox.s3gen import S3GenEngine
-        from aiservices.handlers.chatterbox.speaking import Speaker
         from aiservices.handlers.chatterbox.t3 import T3Engine
 
         options, variant, hp = self._options, model.variant, model.t3.hp
@@ -176,7 +172,7 @@ class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, Text
             fixed_columns=longest if graphs else None,
             graphs=graphs,
         )
-        return Speaker(
+        return SpeechEngine(
             t3,
             S3GenEngine(model.s3gen, self._device, steps=options.flow_steps or variant.flow_steps),
             voices,
@@ -190,19 +186,17 @@ class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, Text
 
     def _read(self, request: SpeechRequest) -> ChatterboxRequest:
         """Do what is heavy and needs no model's thread. In the pool."""
-        from aiservices.handlers.chatterbox.speaking import ChatterboxRequest
-
         asked, model, options = request.input, self._ready.model, self._options
-        voice, notes = self._voice(request)
+        voice, warnings = self._voice(request)
         language = self._language(asked, voice)
         pieces = plan_pieces(asked.text, model.reader, language, options.pause_s)
         if not pieces:
             raise InvalidInput("$.text", "expected words, got only marks and pictures")
         if max(model.reader.unknown_share(piece.ids) for piece in pieces) > _UNKNOWN_SHARE:
             known = ", ".join(model.reader.languages)
-            notes.append(f"many letters of the text are unknown to this model, which speaks {known}")
-        if note := model.reader.note_on(language):
-            notes.append(note)
+            warnings.append(f"many letters of the text are unknown to this model, which speaks {known}")
+        if note := model.reader.warning_about(language):
+            warnings.append(note)
         return ChatterboxRequest(
             input=asked,
             reference=None,  # the clip at its rates is what is needed of it
@@ -214,15 +208,15 @@ class ChatterboxTextToSpeech(SpeechContract, StepHandler[TextToSpeechInput, Text
             exaggeration=asked.exaggeration,
             seed=secrets.randbits(32) if asked.seed is None else asked.seed,
             finish=self._finish(asked),
-            notes=notes + self._without_effect(asked),
+            warnings=warnings + self._without_effect(asked),
         )
 
     def _voice(self, request: SpeechRequest) -> tuple[str, list[str]]:
         """Name of the voice, and what the caller has to know about the choice."""
         named = request.input.voice
         if request.reference is not None:
-            notes = [f"voice {named!r} was not used: audio_prompt_url gives the voice"] if named else []
-            return PROMPT_VOICE, notes
+            warnings = [f"voice {named!r} was not used: audio_prompt_url gives the voice"] if named else []
+            return PROMPT_VOICE, warnings
         self.check_voice(name := named or self._options.default_voice)
         return name, []
 

@@ -19,15 +19,22 @@ GPT2_SMALL: Mapping[str, int] = {"n_embd": 768, "hidden_size": 768, "n_layer": 1
 
 @attrs.frozen(eq=False)
 class Library:
-    """The parts of chatterbox-tts that are used; typed as anything because it says nothing of types."""
+    """The parts of chatterbox-tts that are used; typed as anything because it says nothing of types.
+
+    Attributes:
+        english: ``chatterbox.tts``: modules, ``T3Cond`` and the English text's punctuation.
+        multilingual: ``chatterbox.mtl_tts``: languages and their texts' punctuation.
+        tokenizers: ``chatterbox.models.tokenizers.tokenizer``.
+        t3_config: ``chatterbox.models.t3.modules.t3_config``.
+        backbones: ``chatterbox.models.t3.llama_configs``: sizes of T3's transformers by name.
+        perth: the watermark's package.
+    """
 
     english: Any
-    """``chatterbox.tts``: modules, ``T3Cond`` and the English text's punctuation."""
     multilingual: Any
     tokenizers: Any
     t3_config: Any
     backbones: Any
-    """``chatterbox.models.t3.llama_configs``: sizes of T3's transformers by name."""
     perth: Any
 
 

@@ -19,7 +19,7 @@ MAX_PIECE_TOKENS = 400
 the end of its context."""
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u061f\u06d4\u0964\u3002\uff01\uff1f\uff61][\"')\u2019\u201d]?$")
-_TOKENS_A_CHAR = (0.4, 12.0)  # usual is 1.7, at some 15 characters and 25 tokens a second; numbers take up to 8
+_TOKENS_PER_CHAR = (0.4, 12.0)  # usual is 1.7, at some 15 characters and 25 tokens a second; numbers take up to 8
 _SURELY_PLAUSIBLE = 100  # tokens, 4 s: no text is too short for that
 
 
@@ -40,7 +40,7 @@ class Piece:
     @property
     def bounds(self) -> tuple[float, float]:
         """Fewest and most speech tokens that can be this text."""
-        low, high = (rate * len(self.text) for rate in _TOKENS_A_CHAR)
+        low, high = (rate * len(self.text) for rate in _TOKENS_PER_CHAR)
         return low, max(high, _SURELY_PLAUSIBLE)
 
     def misfit(self, tokens: int, *, ended: bool) -> float:
@@ -62,7 +62,7 @@ def plan_pieces(text: str, reader: TextReader, language: str, pause_s: float) ->
         pause_s: between two sentences; twice that between paragraphs, a third within a sentence.
     """
     pieces: list[Piece] = []
-    for paragraph in re.split(r"\n\s*\n", plain_text(reader.unmarked(text))):
+    for paragraph in re.split(r"\n\s*\n", plain_text(reader.without_marks(text))):
         parts = [
             (part, ids)
             for part in split_text(paragraph, MAX_PIECE_CHARS)

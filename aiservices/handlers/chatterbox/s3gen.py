@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from aiservices.handlers.audio import Samples
 
 SAMPLE_RATE = 24_000
-FRAMES_A_TOKEN = 2
+"""Samples a second of what comes out."""
+
+FRAMES_PER_TOKEN = 2
 """Frames of the spectrogram for a token of 40 ms."""
 
 _CHANNELS = 80
@@ -108,8 +110,8 @@ class S3GenEngine:
         return [sounds[index] for index in range(len(requests))]
 
     def _pass(self, requests: Sequence[SoundRequest]) -> list[Samples]:
-        spectrograms = self.spectrograms(requests)
-        return [self.vocode(one, request.generator) for one, request in zip(spectrograms, requests, strict=True)]
+        spectrograms = self._spectrograms(requests)
+        return [self._vocode(one, request.generator) for one, request in zip(spectrograms, requests, strict=True)]
 
     def _groups(self, order: Sequence[int], requests: Sequence[SoundRequest]) -> list[list[int]]:
         """Cut into passes, from short to long, within ``max_tokens``."""
@@ -122,7 +124,7 @@ class S3GenEngine:
         return groups
 
     @torch.inference_mode()
-    def spectrograms(self, requests: Sequence[SoundRequest]) -> list[torch.Tensor]:
+    def _spectrograms(self, requests: Sequence[SoundRequest]) -> list[torch.Tensor]:
         """Run the flow once for all requests.
 
         Returns:
@@ -130,7 +132,7 @@ class S3GenEngine:
         """
         lengths = torch.tensor([request.width for request in requests], device=self._device)
         mu = self._encoded(requests, lengths)
-        frames = FRAMES_A_TOKEN * lengths
+        frames = FRAMES_PER_TOKEN * lengths
         mask = (torch.arange(mu.shape[2], device=self._device) < frames[:, None])[:, None].to(mu.dtype)
         prompts = [request.voice.frames.to(mu) for request in requests]
         speakers = torch.cat([request.voice.embedding.to(mu) for request in requests])
@@ -145,7 +147,7 @@ class S3GenEngine:
         return [out[row : row + 1, :, len(prompts[row]) : ends[row]] for row in range(len(requests))]
 
     @torch.inference_mode()
-    def vocode(self, spectrogram: torch.Tensor, generator: torch.Generator) -> Samples:
+    def _vocode(self, spectrogram: torch.Tensor, generator: torch.Generator) -> Samples:
         """Make sound of one spectrogram, ``[1, 80, frames]``."""
         vocoder = self._s3gen.mel2wav
         pitch = vocoder.f0_predictor(spectrogram)
@@ -170,7 +172,7 @@ class S3GenEngine:
         hidden = encoder.pre_lookahead_layer(hidden * mask.transpose(1, 2))
         hidden = encoder.forward_layers(hidden, mask, positions, mask)
         hidden, _ = encoder.up_layer(hidden.transpose(1, 2).contiguous(), lengths)
-        mask = mask.repeat_interleave(FRAMES_A_TOKEN, dim=2)
+        mask = mask.repeat_interleave(FRAMES_PER_TOKEN, dim=2)
         hidden, positions, mask = encoder.up_embed(hidden.transpose(1, 2).contiguous(), mask)
         hidden = encoder.after_norm(encoder.forward_up_layers(hidden, mask, positions, mask))
         encoded: torch.Tensor = flow.encoder_proj(hidden).transpose(1, 2).contiguous()
@@ -182,8 +184,8 @@ class S3GenEngine:
         for request in requests:
             spoken = None
             if self._s3gen.meanflow:  # the library draws it before the rest and puts it over the spoken part
-                spoken = self._drawn(FRAMES_A_TOKEN * len(request.tokens), request.generator)
-            noise = self._drawn(FRAMES_A_TOKEN * request.width, request.generator)
+                spoken = self._drawn(FRAMES_PER_TOKEN * len(request.tokens), request.generator)
+            noise = self._drawn(FRAMES_PER_TOKEN * request.width, request.generator)
             if spoken is not None:
                 noise[:, noise.shape[1] - spoken.shape[1] :] = spoken
             rows.append(noise.T)

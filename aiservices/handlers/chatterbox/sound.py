@@ -47,13 +47,13 @@ class Finish:
         """Finish a piece and put the pause behind it. CPU-heavy."""
         import numpy as np
 
-        sound = audio.change_speed(trim_edges(samples, self.sample_rate), self.sample_rate, self.speed)
+        sound = audio.change_speed(_trim_edges(samples, self.sample_rate), self.sample_rate, self.speed)
         if self.lufs is not None:
             sound = set_loudness(sound, self.sample_rate, self.lufs)
         sound = self._marked(audio.limit_peak(sound))
         if self.to_rate != self.sample_rate:
             sound = audio.resample(sound, self.sample_rate, self.to_rate)
-        sound = audio.limit_peak(fade_edges(sound, self.to_rate))
+        sound = audio.limit_peak(_fade_edges(sound, self.to_rate))
         pause = np.zeros(round(pause_s * self.to_rate), dtype=np.float32)
         return np.concatenate([sound, pause])
 
@@ -68,7 +68,7 @@ class Finish:
         return np.asarray(marked, dtype=np.float32)
 
 
-def trim_edges(samples: Samples, sample_rate: int) -> Samples:
+def _trim_edges(samples: Samples, sample_rate: int) -> Samples:
     """Cut what is 40 dB below the loudest part off both ends, but for :data:`EDGE_S`."""
     import numpy as np
 
@@ -84,7 +84,7 @@ def trim_edges(samples: Samples, sample_rate: int) -> Samples:
     return samples[max(0, first - edge) : end]
 
 
-def fade_edges(samples: Samples, sample_rate: int) -> Samples:
+def _fade_edges(samples: Samples, sample_rate: int) -> Samples:
     """Let a piece begin and end in silence, along a raised cosine."""
     import numpy as np
 
@@ -99,7 +99,7 @@ def fade_edges(samples: Samples, sample_rate: int) -> Samples:
 
 
 def set_loudness(samples: Samples, sample_rate: int, lufs: float) -> Samples:
-    """Scale a sound to a loudness (ITU-R BS.1770-4); one too short to be measured, to a like level of its own.
+    """Set a sound to a loudness (ITU-R BS.1770-4); one too short to be measured, to a like level.
 
     Below 0.4 s, a block of that standard, the level of the loud parts stands in for the loudness.
     """

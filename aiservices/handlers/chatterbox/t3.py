@@ -1,10 +1,8 @@
 """From text tokens to speech tokens: T3's rows, one token a step. Imports torch: import it inside ``load``.
 
 Rows join and leave between steps, each with its voice, guidance, sampling and random numbers. What a row says does not
-depend on the rows beside it. A prompt is ``[conditioning, text, BOS, BOS]`` with both BOS at position 0; the row
-without text that classifier-free guidance compares with keeps the text's positions; the repetition penalty counts BOS.
-Turbo has one BOS, no positions of its own and no guidance. Source: ``T3.inference`` and ``T3.inference_turbo`` of
-chatterbox-tts 0.1.7.
+depend on the rows beside it. The repetition penalty counts BOS; Turbo has no guidance. Source: ``T3.inference`` and
+``T3.inference_turbo`` of chatterbox-tts 0.1.7.
 """
 
 from __future__ import annotations
@@ -16,10 +14,12 @@ import attrs
 import torch
 
 from aiservices.errors import JobFailed
-from aiservices.handlers.chatterbox.alignment import RowAlignment, spied_heads
+from aiservices.handlers.chatterbox.alignment import RowAlignment, alignment_heads
 from aiservices.handlers.chatterbox.decoding import Decoder, PaddedDecoder
 from aiservices.handlers.chatterbox.sampling import Sampler, Sampling
-from aiservices.handlers.chatterbox.stacks import Gpt2Stack, LlamaStack, Slots
+from aiservices.handlers.chatterbox.slots import Slots
+from aiservices.handlers.chatterbox.stacks import Gpt2Stack, LlamaStack
+from aiservices.handlers.chatterbox.t3_embedding import T3Embedding
 
 SPEECH_TOKENS = 6561
 """Ids from here on are marks, not sound."""
@@ -30,7 +30,7 @@ class T3Request:
     """One piece to speak.
 
     Args:
-        condition: voice and liveliness from :meth:`T3Engine.condition`, ``[tokens, width]``.
+        condition: voice and liveliness from :meth:`.T3Embedding.condition`, ``[tokens, width]``.
         text: ids with their start and end marks.
         cfg_weight: strength of the guidance; 0 takes half the work.
         sampling: how to choose.
@@ -68,8 +68,8 @@ class _Row:
     seen: torch.Tensor
     alignment: RowAlignment | None
     slot: int
-    blind_slot: int | None = None
-    """Where the row without text is; None without guidance."""
+    unconditional_slot: int | None = None
+    """Where the same row without its text is; None without guidance."""
     tokens: list[int] = attrs.field(factory=list)
 
 
@@ -96,12 +96,14 @@ class T3Engine:
         graphs: bool = False,
     ) -> None:
         self.capacity = capacity
-        self._t3, self._t3_cond, self._device, self._hp = t3, t3_cond, device, t3.hp
-        self._dtype: torch.dtype = t3.speech_head.weight.dtype
+        self.embedding = T3Embedding(t3, t3_cond, device)
+        """Turns voices, texts and tokens into what the rows read."""
+        self._t3, self._device, self._hp = t3, device, t3.hp
         stack = Gpt2Stack(t3.tfmr) if t3.is_gpt else LlamaStack(t3.tfmr)
         self._aligned = bool(t3.hp.is_multilingual)
         fixed = None if fixed_columns is None else (2 * capacity, fixed_columns)
-        self._slots = Slots(stack, device, self._dtype, spied_heads() if self._aligned else None, fixed)
+        heads = alignment_heads() if self._aligned else None
+        self._slots = Slots(stack, device, t3.speech_head.weight.dtype, heads, fixed)
         self._decoder = (
             Decoder(self._slots, device) if fixed is None else PaddedDecoder(self._slots, device, fixed, graphs=graphs)
         )
@@ -115,50 +117,20 @@ class T3Engine:
         return len(self._rows)
 
     @torch.inference_mode()
-    def condition(self, speaker: torch.Tensor, prompt: torch.Tensor | None, exaggeration: float) -> torch.Tensor:
-        """Embed a voice.
-
-        Args:
-            speaker: the voice encoder's embedding, ``[1, 256]``.
-            prompt: speech tokens of the clip, ``[1, tokens]``.
-            exaggeration: how lively.
-
-        Returns:
-            ``[tokens, width]``.
-        """
-        cond = self._t3_cond(
-            speaker_emb=speaker.clone(),
-            cond_prompt_speech_tokens=prompt,
-            emotion_adv=torch.full((1, 1, 1), exaggeration),
-        ).to(device=self._device, dtype=self._dtype)
-        embedded: torch.Tensor = self._t3.prepare_conditioning(cond)[0]
-        return embedded
-
-    @torch.inference_mode()
     def join(self, requests: Sequence[T3Request]) -> None:
         """Let rows in: read their prompts in one pass."""
         if not requests:
             return
-        prompts: list[torch.Tensor] = []
-        owners: list[_Row] = []
-        rows: list[_Row] = []
+        rows, prompts = self._new_rows(requests)
         first = len(self._owners)
-        for request in requests:
-            row = self._new_row(request, first + len(prompts))
-            rows.append(row)
-            prompts.append(self._prompt(request))
-            owners.append(row)
-            if request.cfg_weight > 0 and not self._t3.is_gpt:
-                row.blind_slot = first + len(prompts)
-                prompts.append(self._prompt(request, blind=True))
-                owners.append(row)
-        hidden, spied = self._slots.prefill(prompts)
+        hidden, attention = self._slots.prefill(prompts)
         for row in rows:
             if row.alignment is not None:
-                row.alignment.begin(spied[row.slot - first])
+                row.alignment.begin(attention[row.slot - first])
         self._hidden = hidden if self._hidden is None else torch.cat([self._hidden, hidden])
         self._rows += rows
-        self._owners += owners
+        for row in rows:
+            self._owners += [row] if row.unconditional_slot is None else [row, row]
         self._sampler = None
 
     @torch.inference_mode()
@@ -171,16 +143,16 @@ class T3Engine:
         if not self._rows:
             return []
         logits = self._logits()
-        dead = (~logits.amax(dim=-1).isfinite()).tolist()  # the largest is NaN where any is
-        tokens = self._choose(logits.nan_to_num_(nan=0.0, neginf=float("-inf")) if any(dead) else logits)
+        broken = (~logits.amax(dim=-1).isfinite()).tolist()  # the largest is NaN where any is
+        tokens = self._choose(logits.nan_to_num_(nan=0.0, neginf=float("-inf")) if any(broken) else logits)
         ended: list[tuple[T3Request, Draw | Exception]] = []
         leaving: list[_Row] = []
-        for row, token, is_dead in zip(self._rows, tokens, dead, strict=True):
-            outcome = self._note(row, token, is_dead=is_dead)
+        for row, token, is_broken in zip(self._rows, tokens, broken, strict=True):
+            outcome = self._accept(row, token, is_broken=is_broken)
             if outcome is not None:
                 ended.append((row.request, outcome))
                 leaving.append(row)
-        poisoned = {row for row, is_dead in zip(self._rows, dead, strict=True) if is_dead}
+        poisoned = {row for row, is_broken in zip(self._rows, broken, strict=True) if is_broken}
         self._drop(leaving, poisoned)
         self._advance()
         return ended
@@ -197,6 +169,19 @@ class T3Engine:
         self._rows, self._owners, self._hidden, self._sampler = [], [], None, None
         self._slots.clear()
 
+    def _new_rows(self, requests: Sequence[T3Request]) -> tuple[list[_Row], list[torch.Tensor]]:
+        """Make rows on the next slots, and the prompt of each slot."""
+        rows: list[_Row] = []
+        prompts: list[torch.Tensor] = []
+        for request in requests:
+            row = self._new_row(request, len(self._owners) + len(prompts))
+            rows.append(row)
+            prompts.append(self.embedding.prompt(request.condition, request.text))
+            if request.cfg_weight > 0 and not self._t3.is_gpt:
+                row.unconditional_slot = row.slot + 1
+                prompts.append(self.embedding.prompt(request.condition, request.text, unconditional=True))
+        return rows, prompts
+
     def _new_row(self, request: T3Request, slot: int) -> _Row:
         generator = torch.Generator(device=self._device)
         generator.manual_seed(request.seed)
@@ -207,34 +192,14 @@ class T3Engine:
         alignment = RowAlignment(text, self._hp.stop_speech_token) if self._aligned else None
         return _Row(request, generator, seen, alignment, slot)
 
-    def _prompt(self, request: T3Request, *, blind: bool = False) -> torch.Tensor:
-        """Embed a prompt, ``[tokens, width]``; without the text's own part if ``blind``."""
-        t3 = self._t3
-        ids = torch.tensor([list(request.text)], device=self._device)
-        text, bos = t3.text_emb(ids), self._embedded_speech([self._hp.start_speech_token], [0])
-        if blind:
-            text = torch.zeros_like(text)
-        if t3.text_pos_emb is not None:
-            text = text + t3.text_pos_emb(ids)
-        return torch.cat([request.condition, text[0], *([bos] if t3.is_gpt else [bos, bos])])
-
-    def _embedded_speech(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Embed speech tokens, ``[tokens, width]``."""
-        out: torch.Tensor = self._t3.speech_emb(torch.tensor(tokens, device=self._device))
-        if self._t3.speech_pos_emb is not None:
-            out = out + self._t3.speech_pos_emb.emb(torch.tensor(positions, device=self._device))
-        return out
-
     def _logits(self) -> torch.Tensor:
         """Guided logits in float32, ``[rows, vocabulary]``, marks forbidden."""
-        logits: torch.Tensor = self._t3.speech_head(self._hidden).float()
-        sighted = logits[[row.slot for row in self._rows]]
-        if all(row.blind_slot is None for row in self._rows):
-            logits = sighted
-        else:
-            blind = logits[[row.slot if row.blind_slot is None else row.blind_slot for row in self._rows]]
+        every: torch.Tensor = self._t3.speech_head(self._hidden).float()
+        logits = every[[row.slot for row in self._rows]]
+        if any(row.unconditional_slot is not None for row in self._rows):
+            slots = [row.slot if row.unconditional_slot is None else row.unconditional_slot for row in self._rows]
             weights = torch.tensor([[row.request.cfg_weight] for row in self._rows], device=self._device)
-            logits = sighted + weights * (sighted - blind)
+            logits = logits + weights * (logits - every[slots])
         for number, row in enumerate(self._rows):
             if row.alignment is not None:
                 last = row.tokens[-1] if row.tokens else self._hp.start_speech_token
@@ -255,9 +220,9 @@ class T3Engine:
         tokens: list[int] = self._sampler.choose(logits).tolist()
         return tokens
 
-    def _note(self, row: _Row, token: int, *, is_dead: bool) -> Draw | Exception | None:
+    def _accept(self, row: _Row, token: int, *, is_broken: bool) -> Draw | Exception | None:
         """Add a token to its row; return what came of the row if that was its last."""
-        if is_dead:
+        if is_broken:
             return JobFailed("the model's output was not a number; it may be damaged or of too narrow a type")
         row.tokens.append(token)
         ended = token == self._hp.stop_speech_token
@@ -283,7 +248,7 @@ class T3Engine:
                 if moved.slot == last:
                     moved.slot = slot
                 else:
-                    moved.blind_slot = slot
+                    moved.unconditional_slot = slot
             hidden = hidden[:last]
         self._rows = [row for row in self._rows if row not in gone]
         self._hidden = hidden if self._rows else None
@@ -296,11 +261,11 @@ class T3Engine:
         if not self._rows:
             return
         tokens = [row.tokens[-1] for row in self._owners]
-        embedded = self._embedded_speech(tokens, [len(row.tokens) for row in self._owners])
+        embedded = self.embedding.speech(tokens, [len(row.tokens) for row in self._owners])
         self._hidden = self._decoder.decode(embedded)
         self._slots.lengths = [length + 1 for length in self._slots.lengths]
         if self._aligned:
-            attention = torch.stack(self._slots.spied).mean(dim=0).cpu()
+            attention = torch.stack(self._slots.attention).mean(dim=0).cpu()
             for row in self._rows:
                 if row.alignment is not None:
                     row.alignment.follow(attention[row.slot])

@@ -15,7 +15,10 @@ from aiservices.errors import InvalidInput, ServiceError
 from aiservices.handlers.chatterbox.library import Library
 
 VariantName = Literal["english", "multilingual", "turbo", "nano"]
+"""A released kind of checkpoint."""
+
 Family = Literal["english", "multilingual", "turbo"]
+"""Which of the library's three classes runs a kind of checkpoint."""
 
 _MARKS = re.compile(r"\[(?:START|STOP|UNK|SPACE|PAD|SEP|CLS|MASK|cj_.|[a-z]{2})\]")
 _HELPERS = {"ja": "pykakasi", "he": "dicta_onnx", "ru": "russian_text_stresser", "zh": "spacy_pkuseg"}
@@ -39,7 +42,7 @@ class Variant:
         guided: whether ``cfg_weight`` and ``exaggeration`` mean something.
         listens_s: how much of a clip T3 listens to.
         min_clip_s: the shortest clip.
-        clip_lufs: loudness that a clip is scaled to, in LUFS; None leaves it as it is.
+        clip_lufs: loudness that a clip is set to, in LUFS; None leaves it.
         flow_steps: of S3Gen.
         tail: speech tokens of silence after a piece.
     """
@@ -98,6 +101,7 @@ with a smaller T3.
 """
 
 VOICE_ENCODER_FILES = ("ve.safetensors", "ve.pt")
+"""Names that the voice encoder's file may have, in every variant."""
 
 
 def find_variant(model_dir: Path, wanted: str) -> Variant:
@@ -107,18 +111,18 @@ def find_variant(model_dir: Path, wanted: str) -> Variant:
         ServiceError: it holds no whole checkpoint; the text names what is missing.
     """
     for variant in VARIANTS:
-        if wanted in ("auto", variant.name) and not missing_files(model_dir, variant):
+        if wanted in ("auto", variant.name) and not _missing_files(model_dir, variant):
             return variant
     # What is nearest to be whole is what is meant.
     nearest = min(
         (variant for variant in VARIANTS if wanted in ("auto", variant.name)),
-        key=lambda variant: len(missing_files(model_dir, variant)),
+        key=lambda variant: len(_missing_files(model_dir, variant)),
     )
-    missing = ", ".join(missing_files(model_dir, nearest))
+    missing = ", ".join(_missing_files(model_dir, nearest))
     raise ServiceError(f"the model folder is no Chatterbox checkpoint ({nearest.name}): it lacks {missing}")
 
 
-def missing_files(model_dir: Path, variant: Variant) -> list[str]:
+def _missing_files(model_dir: Path, variant: Variant) -> list[str]:
     """List what a folder lacks of a variant."""
     missing = []
     if not any((model_dir / name).is_file() for name in VOICE_ENCODER_FILES):
@@ -159,7 +163,7 @@ class TextReader:
         if language not in self.languages:
             raise InvalidInput("$.language", f"this model speaks {', '.join(self.languages)}, not {language!r}")
 
-    def unmarked(self, text: str) -> str:
+    def without_marks(self, text: str) -> str:
         """Take out what the tokenizer would take for its own marks; Turbo's are sounds to be made, as ``[laugh]``."""
         return text if self._variant.family == "turbo" else _MARKS.sub(" ", text)
 
@@ -181,7 +185,7 @@ class TextReader:
         unknown = self._tokenizer.tokenizer.token_to_id("[UNK]")
         return list(ids).count(unknown) / max(1, len(ids))
 
-    def note_on(self, language: str) -> str | None:
+    def warning_about(self, language: str) -> str | None:
         """Say what is missing for good speech of a language."""
         package = _HELPERS.get(language)
         if self._variant.family != "multilingual" or package is None or find_spec(package) is not None:

@@ -26,14 +26,14 @@ from aiservices.handlers.chatterbox.library import quiet
 from aiservices.handlers.chatterbox.options import OWN_VOICE
 from aiservices.handlers.chatterbox.sound import set_loudness
 from aiservices.handlers.chatterbox.variants import Variant
-from aiservices.handlers.speech import PROMPT_FIELD, Reference, read_reference
+from aiservices.handlers.reference_clip import PROMPT_FIELD, Reference, read_reference
 
 if TYPE_CHECKING:
     import torch
 
     from aiservices.handlers.chatterbox.s3gen import GenVoice
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+_AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
 _RATE, _TOKENIZER_RATE = 24_000, 16_000
 _HEARD_S = 10  # of a clip, by S3Gen
@@ -56,7 +56,13 @@ class Voice:
 
 @attrs.frozen(eq=False)
 class Clip:
-    """A clip at the two sample rates that are listened to, mono, ``(frames,)``."""
+    """A clip at the two sample rates that are listened to.
+
+    Attributes:
+        at_24k: mono, ``(frames,)``, at 24 kHz.
+        at_16k: the same at 16 kHz.
+        digest: SHA-256 of the file, in hex.
+    """
 
     at_24k: audio.Samples
     at_16k: audio.Samples
@@ -91,14 +97,14 @@ class VoiceStore:
         model: what makes them.
         device: where they are kept.
         folder: of named clips, if there is one.
-        most: how many are kept in memory.
+        max_cached: how many are kept in memory, 0.2 MB each.
 
     Raises:
         ConfigError: the folder is not there, or a clip in it is of no use; the text names it.
     """
 
-    def __init__(self, model: ChatterboxModel, device: str, folder: str | None, most: int) -> None:
-        self._model, self._device, self._most = model, device, most
+    def __init__(self, model: ChatterboxModel, device: str, folder: str | None, max_cached: int) -> None:
+        self._model, self._device, self._max_cached = model, device, max_cached
         self._made: OrderedDict[str, Voice] = OrderedDict()
         self._own = None if model.own_voice is None else self._placed(_own_parts(model.own_voice))
         self._files: dict[str, tuple[Path, str]] = {}
@@ -114,7 +120,11 @@ class VoiceStore:
         return len(self._made)
 
     def named(self, name: str) -> Voice:
-        """Return a voice of :attr:`infos`."""
+        """Return a voice of :attr:`infos`.
+
+        Raises:
+            Unavailable: its clip cannot be read any more.
+        """
         if name == OWN_VOICE and self._own is not None:
             return self._own
         file, digest = self._files[name]
@@ -178,7 +188,7 @@ class VoiceStore:
 
     def _keep(self, digest: str, voice: Voice) -> Voice:
         self._made[digest] = voice
-        while len(self._made) > self._most:
+        while len(self._made) > self._max_cached:
             self._made.popitem(last=False)
         return voice
 
@@ -207,7 +217,7 @@ def _clips(folder: str | None) -> Iterator[Path]:
         return
     if not Path(folder).is_dir():
         raise ConfigError("options.voices_dir: no such folder")
-    yield from sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in AUDIO_SUFFIXES)
+    yield from sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in _AUDIO_SUFFIXES)
 
 
 def _info(file: Path) -> VoiceInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -17,6 +18,8 @@ CLIENT_GONE = 499
 
 _REQUEST_ID = web.RequestKey("request_id", str)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PROCESS_ID = os.urandom(10).hex()
+_REQUESTS = itertools.count()
 _PROBES = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
 _LOGGED_PATH_LENGTH = 200
 _SECURITY_HEADERS = {
@@ -37,8 +40,13 @@ def request_id(request: web.Request) -> str:
     known = request.get(_REQUEST_ID)
     if known is None:
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        known = request[_REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else os.urandom(16).hex()
+        known = request[_REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else _new_id()
     return known
+
+
+def _new_id() -> str:
+    """An id for logs, which need not be hard to guess: this process's own and a count."""
+    return f"{_PROCESS_ID}{next(_REQUESTS):012x}"
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -35,7 +35,7 @@ async def runsync(request: web.Request) -> web.StreamResponse:
     """Put a job into the queue and wait for its end, at most as long as ``wait`` says."""
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
     service, job = await _submit(request, request.app[REGISTRY].config.server.max_runsync_body_bytes)
-    await service.wait(job, timeout_s)
+    await job.wait_end(timeout_s)
     return await _whole(service, job) if job.ended else _short(job)
 
 
@@ -50,7 +50,7 @@ async def status_sync(request: web.Request) -> web.StreamResponse:
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
     service = find_service(request)
     job = service.get(job_id(request))
-    await service.wait(job, timeout_s)
+    await job.wait_end(timeout_s)
     return await _whole(service, job)
 
 
@@ -60,7 +60,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     job = service.get(job_id(request))
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await send_events(request, service, job)
-    return json_bytes(await poll(service, job, wait_s(request, STREAM_WAIT_S)))
+    return json_bytes(await poll(job, wait_s(request, STREAM_WAIT_S)))
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:

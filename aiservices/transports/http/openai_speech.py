@@ -157,7 +157,7 @@ async def _next_chunks(request: web.Request, service: Service, job: Job) -> list
         if request.transport is None or request.transport.is_closing():
             service.give_up(job)
             return []
-        await service.wait_change(job, LOOK_EVERY_S)
+        await job.wait_news(LOOK_EVERY_S)
 
 
 async def _whole(request: web.Request, job: Job) -> web.StreamResponse:

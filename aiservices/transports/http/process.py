@@ -41,9 +41,9 @@ async def openapi(request: web.Request) -> web.StreamResponse:
 
 
 async def livez(request: web.Request) -> web.StreamResponse:
-    """Tell whether the process can go on: 503 once a model's device is beyond repair."""
-    broken = request.app[REGISTRY].broken
-    return json_response({"live": not broken}, 503 if broken else 200)
+    """Tell whether the process can go on: 503 once a model's device is beyond repair or its thread hangs."""
+    broken = [service.name for service in request.app[REGISTRY].services.values() if service.broken]
+    return json_response({"live": False, "broken": broken}, 503) if broken else json_response({"live": True})
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:

@@ -17,13 +17,13 @@ HEARTBEAT_S = 15.0
 """A comment this often keeps proxies from closing a quiet connection."""
 
 
-async def poll(service: Service, job: Job, timeout_s: float) -> bytes:
+async def poll(job: Job, timeout_s: float) -> bytes:
     """Wait for a chunk or the end; take every chunk there is. Returns the answer as JSON.
 
     Raises:
         StreamEnded: an earlier reader was told that the job was cancelled.
     """
-    await service.wait_change(job, timeout_s)
+    await job.wait_news(timeout_s)
     size_bytes = job.stream.size_bytes
     shown = {"stream": [{"output": chunk} for chunk in job.read_stream()], "status": job.status}
     if size_bytes <= ON_LOOP_BYTES:
@@ -47,7 +47,7 @@ async def send_events(request: web.Request, service: Service, job: Job) -> web.S
         while not ended:
             if chunks:
                 await response.write(await asyncio.to_thread(_events, chunks))
-            await service.wait_change(job, HEARTBEAT_S)
+            await job.wait_news(HEARTBEAT_S)
             ended, chunks = job.ended, job.read_stream()
             if not (chunks or ended):
                 await response.write(b": waiting\n\n")

@@ -106,7 +106,7 @@ class RunPodAdapter:
             return _refusal(error)
         try:
             while not run.job.ended:
-                await run.service.wait(run.job, self._progress_interval_s)
+                await run.job.wait_end(self._progress_interval_s)
                 run.tell(report)
         finally:
             self._end(str(event["id"]), run)
@@ -121,7 +121,7 @@ class RunPodAdapter:
             return
         try:
             while not run.job.ended:
-                await run.service.wait_change(run.job, self._progress_interval_s)
+                await run.job.wait_news(self._progress_interval_s)
                 for chunk in run.job.read_stream():
                     yield msgspec.to_builtins(chunk)
                 run.tell(report)
@@ -192,7 +192,8 @@ async def _answer(job: Job) -> dict[str, Any]:
 async def _loaded(service: Service) -> None:
     """Wait until the service's model is loaded or cannot be: a warm-up job ends by either."""
     if service.state is not ServiceState.COLD:
-        await service.submit(JobRequest(input={"action": "warmup"})).done.wait()
+        job = service.submit(JobRequest(input={"action": "warmup"}))
+        await job.wait_end(job.ttl_s)
 
 
 def _reasons(registry: Registry) -> str:

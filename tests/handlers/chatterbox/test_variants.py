@@ -36,7 +36,7 @@ def test_what_a_named_variant_lacks_is_told(folder: Path) -> None:
         find_variant(folder, "nano")
 
 
-def test_the_library_learns_the_sizes_of_nano_and_keeps_its_own() -> None:
+def test_the_library_is_given_the_sizes_of_nano_and_keeps_its_own() -> None:
     configs: dict[str, Any] = {"GPT2_medium": {"n_embd": 1024, "hidden_size": 1024, "n_layer": 24, "n_head": 16}}
     configs["GPT2_medium"]["n_positions"] = 8196
     add_backbones(configs)

@@ -12,8 +12,7 @@ import attrs
 import pytest
 
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
-
-from aiservices.errors import JobFailed, OutOfMemory, ServiceError
+from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
 from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
 from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest
@@ -23,6 +22,8 @@ from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
 
 MISTRAL = {"mistral": "AutoModelForCausalLM"}
+
+
 POISON = 300
 """A token whose embedding is not a number in the poisoned model."""
 
@@ -169,13 +170,13 @@ def test_rows_are_evicted_while_they_wait_and_while_their_prompt_is_read(
 
 
 def test_one_of_several_prompts_being_read_is_evicted(engine: Any, alone: list[tuple[int, ...]]) -> None:
-    engine._chunk_tokens = 160
+    engine._prompts._chunk_tokens = 160
     first, second = tasks_for([requests()[5], requests()[6]])
     engine.admit([first, second])
     backbone, read = engine._backbone, engine._backbone.read
 
     def evict_while_reading(prompts: Any, columns: int) -> Any:
-        engine._reading.rows[0].gone = True
+        engine.evict([first])
         return read(prompts, columns)
 
     backbone.read = evict_while_reading
@@ -266,8 +267,8 @@ class _Refusing:
             raise ValueError("no such grammar")
         return self
 
-    def watch(self, remaining_tokens: int) -> None:
-        if self.fails_at == "watch":
+    def check_budget(self, remaining_tokens: int) -> None:
+        if self.fails_at == "check_budget":
             raise ValueError("no idea how much is left")
         self.forced.append(7)
 
@@ -280,7 +281,7 @@ class _Refusing:
         return b"x" * len(tokens)
 
 
-@pytest.mark.parametrize("fails_at", ["start", "advance", "watch"])
+@pytest.mark.parametrize("fails_at", ["start", "advance", "check_budget"])
 def test_a_row_whose_grammar_raises_fails_alone(engine: Any, alone: list[tuple[int, ...]], fails_at: str) -> None:
     grammar: Any = _Refusing(fails_at)
     tasks = tasks_for([*requests()[:3], attrs.evolve(requests()[3], grammar=grammar)])
@@ -359,7 +360,7 @@ def test_a_listener_that_raises_ends_its_own_row_only(engine: Any, alone: list[t
 def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
     engine: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiservices.handlers.engine.EMIT_EVERY_S", 0.0)
+    monkeypatch.setattr("aiservices.handlers.generation_row.EMIT_EVERY_S", 0.0)
     tasks = tasks_for(requests())
     engine.admit(tasks)
     for task, result in zip(tasks, step_to_end(engine, tasks), strict=True):
@@ -374,7 +375,7 @@ def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
 
 
 def test_quick_rows_report_once_and_sum_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiservices.handlers.engine.EMIT_EVERY_S", 3600.0)
+    monkeypatch.setattr("aiservices.handlers.generation_row.EMIT_EVERY_S", 3600.0)
     task = tasks_for([requests()[2]])[0]
     engine.admit([task])
     (result,) = step_to_end(engine, [task])
@@ -434,44 +435,3 @@ def test_a_repetition_penalty_is_that_of_transformers(checkpoint: Checkpoint, en
     penalised, other = engine.generate([request, free])
     assert penalised.token_ids == tuple(expected[0, ids.shape[1] :].tolist())
     assert other.token_ids == engine.generate([free])[0].token_ids
-
-
-def test_a_sliding_window_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(write_mistral(tmp_path, sliding_window=64), "cpu", GenerationOptions(), MISTRAL)
-    with pytest.raises(ServiceError, match=r"sliding window.*v0\.3"):
-        make_engine(checkpoint)
-
-
-def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    broken = shutil.copytree(folder, tmp_path / "broken")
-    weights = load_file(broken / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ServiceError, match=r"lacks 1 weights.*up_proj"):
-        load_checkpoint(broken, "cpu", GenerationOptions(), MISTRAL)
-
-
-def test_other_models_and_empty_folders_are_refused_without_a_path(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match=r"takes llama models, the folder holds a mistral one"):
-        load_checkpoint(folder, "cpu", GenerationOptions(), {"llama": "AutoModelForCausalLM"})
-    with pytest.raises(ServiceError, match="cannot be loaded") as refusal:
-        load_checkpoint(tmp_path, "cpu", GenerationOptions(), MISTRAL)
-    assert str(tmp_path) not in str(refusal.value)
-    with pytest.raises(ServiceError, match="needs a model"):
-        load_checkpoint(None, "cpu", GenerationOptions(), MISTRAL)
-
-
-def test_a_checkpoint_without_a_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    bare = shutil.copytree(folder, tmp_path / "bare")
-    settings = json.loads((bare / "tokenizer_config.json").read_text())
-    del settings["chat_template"]
-    (bare / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ServiceError, match="no chat template"):
-        load_checkpoint(bare, "cpu", GenerationOptions(), MISTRAL)

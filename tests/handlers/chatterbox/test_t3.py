@@ -147,7 +147,7 @@ def engine(variant: str, **options: Any) -> T3Engine:
 
 
 def request(ours: T3Engine, case: Case, max_tokens: int = MAX_TOKENS) -> T3Request:
-    condition = ours.condition(case.speaker, case.prompt, case.exaggeration)
+    condition = ours.embedding.condition(case.speaker, case.prompt, case.exaggeration)
     return T3Request(condition, case.text, case.cfg_weight, case.sampling, case.seed, max_tokens)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +21,6 @@ tiny_chatterbox.import_library()
 import torch  # noqa: E402 - behind the guard of the import above
 
 from aiservices.handlers.chatterbox.s3gen import GenVoice, S3GenEngine, SoundRequest  # noqa: E402
-from aiservices.handlers.torch_runtime import one_core_threads  # noqa: E402
 
 pytestmark = [
     pytest.mark.chatterbox,
@@ -125,13 +123,3 @@ def test_the_global_generator_is_left_alone() -> None:
     ours.render(requests(False)[:1])
     ours.close()
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("cores", [2], indirect=True)
-def test_threads_of_one_core_leave_the_others_theirs(cores: None) -> None:
-    pool = one_core_threads(2, "test")
-    assert [pool.submit(torch.get_num_threads).result() for _ in range(2)] == [1, 1]
-    assert torch.get_num_threads() == 2
-    with ThreadPoolExecutor(1) as new_thread:
-        assert new_thread.submit(torch.get_num_threads).result() == 2
-    pool.shutdown()

@@ -11,14 +11,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
-
 from aiservices.errors import JobFailed, ServiceError
 from aiservices.handlers.grammar import Grammar, read_tokenizer
-from aiservices.handlers.json_budget import JsonPlan, JsonReader, read_fields
 from aiservices.handlers.mistral import DEFAULT_CATEGORIES, Listing, build_schema
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, metaspace_tokenizer
 
 END = 2
+
+
 ODD_CATEGORIES = ("a", "ab", 'Größe "XL"', "日本語カテゴリー", "back\\slash", "O" * 80)
 
 
@@ -62,7 +62,7 @@ def ramble(grammar: Grammar, budget: int, choose: Callable[[list[int]], int]) ->
     run = grammar.start()
     tokens: list[int] = []
     while not run.complete:
-        run.watch(budget - len(tokens))
+        run.check_budget(budget - len(tokens))
         token = run.forced.popleft() if run.forced else choose(allowed(run.matcher))
         run.advance(token)
         tokens.append(token)
@@ -113,7 +113,7 @@ def test_with_room_to_spare_nothing_is_forced(view: Any) -> None:
     run = grammar.start()
     text = b'{"title":"Red mug","description":"A mug.","keywords":["red","mug","cup"],"category":"Home & Kitchen"}'
     for token in view.tokenize_bytes(text):
-        run.watch(10_000)
+        run.check_budget(10_000)
         assert not run.forced
         run.advance(token)
     assert run.complete
@@ -185,28 +185,3 @@ def test_a_tokenizer_of_an_unknown_kind_is_refused_with_the_reason() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "mug": 1}, unk_token="<unk>"))
     with pytest.raises(ServiceError, match="do not support"):
         read_tokenizer(tokenizer, 2, [0])
-
-
-def test_only_flat_schemas_that_end_in_a_choice_are_planned() -> None:
-    schema = build_schema(("x",))
-    swapped = dict(reversed(schema["properties"].items()))
-    with pytest.raises(ValueError, match="last field"):
-        read_fields({**schema, "properties": swapped})
-
-
-def test_a_reader_in_a_hurry_completes_half_characters_and_escapes() -> None:
-    plan = JsonPlan(read_fields(build_schema(("Other",))), len)
-    for half, rest in ((b"\xe0", b"\xa1\xa1"), (b"\xed\x80", b"\xa1"), (b"\xf0\x9f", b"\xa1\xa1"), (b"\xc3", b"\xa1")):
-        reader = JsonReader(plan)
-        reader.feed(b'{"title":"a' + half)
-        ending, bridge = reader.hurry(1)
-        assert ending == rest
-        (half + ending).decode()
-        assert bridge == b'","description":"'
-    for lead in (0xE0, 0xED, 0xF0, 0xF4):
-        reader = JsonReader(plan)
-        reader.feed(b'{"title":"' + bytes([lead]))
-        (bytes([lead]) + reader.hurry(1)[0]).decode()
-    reader = JsonReader(plan)
-    reader.feed(b'{"title":"a\\')
-    assert reader.hurry(1)[0] == b'"'
