@@ -119,9 +119,9 @@ async def test_services_start_answer_drain_and_close_together() -> None:
     services = {"upper": named("tests.fakes:Upper", "upper"), "count": named("tests.fakes:Counting", "count")}
     registry = Registry(Config(services=services, profile="test"))
     await registry.start()
-    jobs = {name: service.submit(JobRequest(input={"text": "a"})) for name, service in registry.services.items()}
-    for name, job in jobs.items():
-        await registry.get(name).wait(job, 10)
+    jobs = {service.name: service.submit(JobRequest(input={"text": "a"})) for service in registry.services.values()}
+    for job in jobs.values():
+        await job.wait_end(10)
         assert job.status == "COMPLETED"
     await registry.drain(1)
     await registry.close()

@@ -82,7 +82,7 @@ async def test_the_webhook_of_a_job_that_is_retried_at_once_still_tells_its_firs
     job = service.submit(JobRequest(input={"text": "mug"}, webhook=URL))
     job.finish(Stage.FAILED, error="the first end")
     service.retry(job.id)
-    await service.wait(job, 10)
+    await job.wait_end(10)
     await bench.until_counted(2)
     first, second = (json.loads(body) for _, body, _, _ in bench.receiver.attempts)
     assert (first["status"], first["error"]) == ("FAILED", "the first end")

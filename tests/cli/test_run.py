@@ -109,7 +109,7 @@ async def test_the_line_on_the_terminal_says_how_far_the_job_is() -> None:
     job.set_progress(job.attempt, 0.5)
     assert progress_line(service, job) == "[###############...............]  50%"
     gated.gate.set()
-    await service.wait(job, 10)
+    await job.wait_end(10)
     await service.close()
 
 

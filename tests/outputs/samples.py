@@ -96,7 +96,7 @@ async def running(kind: type[Any], **settings: Any) -> AsyncIterator[Service]:
 
 async def ask(service: Service, text: str, count: int, to: Destination | None = None) -> dict[str, Any]:
     job = service.submit(JobRequest(input={"text": text, "count": count}, destination=to))
-    await service.wait(job, LIMIT_S)
+    await job.wait_end(LIMIT_S)
     shown: dict[str, Any] = msgspec.json.decode(await encode_status(service.status(job), job.output))
     return shown
 

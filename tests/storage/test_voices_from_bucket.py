@@ -64,7 +64,7 @@ async def speaking(checkpoint: Path, s3: S3Config, folder: Path, **options: Any)
 
 async def said_by(service: Service, voice: str) -> dict[str, Any]:
     job = service.submit(JobRequest(input={"text": "Hello there.", "voice": voice, "seed": 1}))
-    await service.wait(job, LIMIT_S)
+    await job.wait_end(LIMIT_S)
     assert job.output is not None, job.error
     return job.output.as_dict()
 
@@ -121,5 +121,5 @@ async def test_voices_that_cannot_be_had_fail_the_service_by_the_options_name(
     bucket.put({"anna.wav": as_file(voice_like(110, seconds=0.5))}, prefix="voices/")
     async with speaking(checkpoint, s3, tmp_path, **options) as service:
         job = service.submit(JobRequest(input={"action": "warmup"}))
-        await service.wait(job, LIMIT_S)
+        await job.wait_end(LIMIT_S)
         assert (job.error or "").startswith(f"the model could not be loaded: {reason}")

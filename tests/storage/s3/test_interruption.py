@@ -137,6 +137,6 @@ async def test_a_service_says_how_far_its_download_is(
     assert shown.startswith("the model is being fetched: ")
     assert shown.endswith(" of 5.5 MiB")
     stall.let_go.set()
-    await service.wait(job, 30)
+    await job.wait_end(30)
     assert job.status.value == "COMPLETED"
     await service.close()

@@ -95,7 +95,7 @@ async def test_the_url_of_an_output_lets_in_until_it_is_tampered_with_or_expires
     registry = Registry(Config(s3=rados, outputs=outputs, services={"speak": service}))
     await registry.start()
     job = registry.get("speak").submit(JobRequest(input={"text": "sound", "count": 5}))
-    await job.done.wait()
+    await job.wait_end(30)
     assert job.output is not None, job.error
     url = job.output.as_dict()["audio_url"]
     await registry.close()

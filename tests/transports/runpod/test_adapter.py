@@ -102,6 +102,19 @@ async def test_chunks_come_before_the_output() -> None:
         ]
 
 
+async def test_chunks_of_a_job_that_ended_while_one_was_handed_on_are_not_lost() -> None:
+    async with adapted(Stepping) as adapter:
+        await adapter.open(LIMIT_S)
+        handler = adapter.registry.get("stepping").handler
+        assert isinstance(handler, Stepping)
+        handler.turn.release()
+        items = adapter.stream({"id": "a", "input": {"text": "t", "count": 4}}, print)
+        first = await anext(items)
+        handler.turn.release(100)
+        await until(lambda: adapter.registry.get("stepping").health()["jobs"]["completed"] == 2)  # the warm-up, too
+        assert [first, *[item async for item in items]] == [1, 2, 3, 4, {"text": "t 4"}]
+
+
 async def test_a_stop_ends_the_job_that_it_names_and_no_other() -> None:
     async with adapted(Gated) as adapter:
         await adapter.open(LIMIT_S)
