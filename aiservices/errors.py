@@ -1,7 +1,7 @@
 """What can go wrong, in words that a caller can act on.
 
 Each error of the core carries a ``code``. Transports translate codes (one table in the HTTP transport); the core knows
-nothing of HTTP. The text of a :class:`ServiceError` is safe to show to a caller; any other exception is logged whole
+nothing of HTTP. The text of a :class:`ServiceError` is safe to show to any caller; any other exception is logged whole
 and shown as "internal error" with the job's id.
 """
 

@@ -83,7 +83,7 @@ def _packages(service: ServiceConfig, uris: Sequence[str]) -> Iterator[Finding]:
         packages = packages_of(extra)
         unfit = [str(package) for package in packages if not package.fits]
         if unfit:
-            yield Finding("WRONG", "packages", f"{', '.join(unfit)}; scripts/install brings them")
+            yield Finding("WRONG", "packages", f"{', '.join(unfit)}; scripts/install installs them")
         elif packages:
             yield Finding("ok", "packages", ", ".join(map(str, packages)))
 

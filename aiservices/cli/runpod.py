@@ -40,25 +40,25 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     config = _for_worker(read_settings(options, environ))
     configure_logging(config.server.log_level, config.server.log_format)
     init_timeout_s = _init_timeout_s(environ)
-    house = LoopThread("house")
-    adapter = house.run_blocking(_build(config))
+    registry_loop = LoopThread("registry")
+    adapter = registry_loop.run_blocking(_build(config))
     try:
-        house.run_blocking(adapter.open(INIT_RESERVE * init_timeout_s))
-        _work(adapter, house, config, options)
+        registry_loop.run_blocking(adapter.open(INIT_RESERVE * init_timeout_s))
+        _work(adapter, registry_loop, config, options)
     except ServiceError as error:
         log.critical("runpod.not_ready", reason=str(error), limit_s=init_timeout_s)
         raise
     finally:
-        house.run_blocking(adapter.close(config.server.grace_s))
-        house.close()
+        registry_loop.run_blocking(adapter.close(config.server.grace_s))
+        registry_loop.close()
     return Exit.BROKEN if adapter.registry.broken else Exit.OK
 
 
-def _work(adapter: RunPodAdapter, house: LoopThread, config: Config, options: argparse.Namespace) -> None:
+def _work(adapter: RunPodAdapter, registry_loop: LoopThread, config: Config, options: argparse.Namespace) -> None:
     serverless = _import_serverless(config)
     worker = Worker(
         adapter,
-        house,
+        registry_loop,
         slots=options.slots or slots(config),
         grace_s=config.server.grace_s,
         update=serverless.progress_update,

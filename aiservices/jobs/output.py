@@ -40,6 +40,7 @@ class JobOutput:
     fields: bytes = attrs.field(repr=False)
     files: tuple[OutputFile, ...] = ()
     size_bytes: int = attrs.field(init=False)
+    _encoding: asyncio.Lock = attrs.field(init=False, factory=asyncio.Lock, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.size_bytes = len(self.fields) + sum(len(file.data) * 4 // 3 + len(file.name) for file in self.files)
@@ -49,11 +50,13 @@ class JobOutput:
         return next((file for file in self.files if file.name == name), None)
 
     async def encode(self) -> None:
-        """Turn the files into base64 in ``fields``, once; a large one off the event loop."""
-        if not self.files:
-            return
-        encoded = self.as_json() if self.size_bytes <= ON_LOOP_BYTES else await asyncio.to_thread(self.as_json)
-        self.fields, self.files = encoded, ()
+        """Turn the files into base64 in ``fields``, once for all who ask; a large one off the event loop."""
+        if self.files and self.size_bytes <= ON_LOOP_BYTES:
+            self.fields, self.files = self.as_json(), ()
+        if self.files:
+            async with self._encoding:
+                if self.files:  # nobody encoded it meanwhile
+                    self.fields, self.files = await asyncio.to_thread(self.as_json), ()
 
     def as_json(self) -> bytes:
         """Return the whole answer, files as base64. Heavy for a large one."""

@@ -1,4 +1,4 @@
-"""Uploads into a bucket: the one of ``[outputs]``, or one that a job brought.
+"""Uploads into a bucket: the one of ``[outputs]``, or one that a job names.
 
 The S3 client reads files and computes on the loop it runs on, so it has a loop of its own. The endpoint of a job's own
 bucket is a URL that a caller chose: its text and each address it resolves to pass the guard of :mod:`aiservices.fetch`,
@@ -57,7 +57,7 @@ class Bucket:
     """Where to put files, and how to get there.
 
     Attributes:
-        of_caller: whether a job brought it, so that its endpoint has to pass the guard.
+        of_caller: whether a job named it, so that its endpoint has to pass the guard.
     """
 
     name: str
@@ -87,7 +87,7 @@ def own_bucket(config: OutputsConfig, s3: S3Config) -> Bucket | None:
 
 
 def callers_bucket(destination: Destination) -> Bucket:
-    """Return the bucket that a job brought."""
+    """Return the bucket that a job names."""
     region = _AWS_REGION.search(destination.endpoint_url)
     return Bucket(
         name=destination.bucket_name,

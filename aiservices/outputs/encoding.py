@@ -33,16 +33,22 @@ def _file_fields(cls: type[Any]) -> tuple[tuple[str, str], ...]:
 
 
 def encode_output(output: Any) -> JobOutput:
-    """Encode all but the files. Heavy for a large one."""
+    """Encode all but the files. Heavy for a large one.
+
+    Raises:
+        TypeError: a field that is marked as a file holds something else than ``bytes``.
+    """
     marks = file_fields(type(output))
     if not marks:
         return JobOutput(msgspec.json.encode(output))
     fields = msgspec.to_builtins(output, builtin_types=(bytes,))
-    files = [
-        OutputFile(name, str(fields.get(media_type_field) or "application/octet-stream"), fields.pop(name))
-        for name, media_type_field in marks
-        if fields[name]
-    ]
+    files = []
+    for name, media_type_field in marks:
+        if data := getattr(output, name):
+            if not isinstance(data, bytes):
+                raise TypeError(f"{type(output).__name__}.{name}: expected bytes, got {type(data).__name__}")
+            files.append(OutputFile(name, str(fields.get(media_type_field) or "application/octet-stream"), data))
+            del fields[name]
     return JobOutput(msgspec.json.encode(fields), tuple(files))
 
 
@@ -71,7 +77,7 @@ def is_small(output: Any) -> bool:
 def _inner(value: Any) -> Collection[Any]:
     """The values directly inside a value."""
     if isinstance(value, Mapping):
-        return value.values()
+        return value.items()
     if isinstance(value, list | tuple | set | frozenset):
         return value
     if attrs.has(type(value)):

@@ -1,7 +1,7 @@
 """What a handler gave becomes a job's output; large files go to a bucket, and signed URLs stand in their place.
 
 A handler marks the fields that hold a file with :func:`aiservices.handler.output_file`. Such a field leaves the answer
-when the job brings a bucket of its own (``s3Config``) or when its base64 is longer than ``max_inline_bytes`` and a
+when the job names a bucket of its own (``s3Config``) or when its base64 is longer than ``max_inline_bytes`` and a
 bucket is set; so does the whole answer when what is left is still longer. ``audio`` becomes ``audio_url``, a whole
 answer ``{"output_url": …}``. If an upload fails, its job does.
 """
@@ -25,6 +25,10 @@ log = get_logger(__name__)
 
 WHOLE = "output"
 """Name of a whole answer that went to a bucket."""
+
+
+LIGHT_BYTES = 256 * 1024
+"""No small output is longer: a character takes at most 6 bytes of JSON, and names and numbers little."""
 
 
 @attrs.frozen
@@ -62,8 +66,10 @@ class OutputStore:
             raise InvalidInput(error.field, error.reason) from None
 
     def is_light(self, output: Any, destination: Destination | None) -> bool:
-        """Whether :meth:`pack` takes microseconds, so that it need not leave the event loop."""
-        return destination is None and not file_fields(type(output)) and is_small(output)
+        """Whether :meth:`pack` takes microseconds and nothing goes to a bucket, so that it can run on the loop."""
+        if destination is not None or (self._own is not None and self._config.max_inline_bytes < LIGHT_BYTES):
+            return False
+        return not file_fields(type(output)) and is_small(output)
 
     def pack(self, output: Any, destination: Destination | None) -> JobOutput | Packed:
         """Encode an output; take out what has to go to a bucket. Heavy but for a light one: runs in the pool.

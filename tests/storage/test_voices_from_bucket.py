@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 import pytest
 
+from aiservices.handler import OffersVoices
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
 from aiservices.jobs import JobRequest
 from aiservices.service import Service
@@ -64,10 +64,9 @@ async def speaking(checkpoint: Path, s3: S3Config, folder: Path, **options: Any)
 
 async def said_by(service: Service, voice: str) -> dict[str, Any]:
     job = service.submit(JobRequest(input={"text": "Hello there.", "voice": voice, "seed": 1}))
-    await service.wait(job, LIMIT_S)
+    await job.wait_end(LIMIT_S)
     assert job.output is not None, job.error
-    output: dict[str, Any] = msgspec.json.decode(job.output)
-    return output
+    return job.output.as_dict()
 
 
 async def test_voices_in_a_bucket_are_listed_spoken_with_and_listened_to_once(
@@ -88,6 +87,7 @@ async def test_voices_in_a_bucket_are_listed_spoken_with_and_listened_to_once(
 
     async with speaking(checkpoint, s3, tmp_path) as service:
         anna, own = await said_by(service, "anna"), await said_by(service, "default")
+        assert isinstance(service.handler, OffersVoices)
         offered = [(info.name, info.description) for info in service.handler.voices_offered()]
     assert offered == [("default", "the voice of the checkpoint"), ("anna", "a hum")]
     assert anna["voice"] == "anna"
@@ -121,5 +121,5 @@ async def test_voices_that_cannot_be_had_fail_the_service_by_the_options_name(
     bucket.put({"anna.wav": as_file(voice_like(110, seconds=0.5))}, prefix="voices/")
     async with speaking(checkpoint, s3, tmp_path, **options) as service:
         job = service.submit(JobRequest(input={"action": "warmup"}))
-        await service.wait(job, LIMIT_S)
+        await job.wait_end(LIMIT_S)
         assert (job.error or "").startswith(f"the model could not be loaded: {reason}")

@@ -201,7 +201,7 @@ async def test_stopping_ends_the_very_job(transport: str) -> None:
         assert registry.metrics.render()[0].count(b'aiservices_jobs_total{service="gated",status="CANCELLED"} 1.0') == 1
 
 
-async def test_a_draining_house_says_so(transport: str) -> None:
+async def test_a_draining_server_says_so(transport: str) -> None:
     registry = make_registry(Upper)
     async with opened(transport, registry) as way:
         await registry.drain(0.0)

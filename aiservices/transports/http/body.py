@@ -27,7 +27,9 @@ MAX_DEPTH = 64
 INT_BITS = 64
 
 _WEEK_MS = 7 * 24 * 3600 * 1000
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+"""One without an end goes to the end of the body, or each quote in it would be tried for another text's beginning."""
+
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 

@@ -101,7 +101,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except ServiceError as error:
         _count(request, error)
-        return json_response(_body(request, error), STATUS[error.code], _headers(error))
+        return json_response(_body(request, error), STATUS[error.code], headers_of(error))
     except web.HTTPException as error:
         return _http_error(request, error)
     except Exception as error:
@@ -120,7 +120,8 @@ def _body(request: web.Request, error: ServiceError) -> dict[str, Any]:
     return shown
 
 
-def _headers(error: ServiceError) -> dict[str, str]:
+def headers_of(error: ServiceError) -> dict[str, str]:
+    """Return what an error's answer has among its headers: how to come in, or when to come again."""
     if error.code == "unauthorized":
         return {"WWW-Authenticate": "Bearer"}
     retry_after_s: float | None = getattr(error, "retry_after_s", None)

@@ -98,7 +98,7 @@ class Operation:
 
     Attributes:
         name: the operation id.
-        methods: GET brings HEAD with it.
+        methods: a GET route answers HEAD as well.
         path: below the mount.
         handle: the handler; the first line of its docstring is the summary.
         answer: schema of the 200 answer.

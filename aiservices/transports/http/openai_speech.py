@@ -22,7 +22,7 @@ from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.transports.http.access import CLIENT_GONE
 from aiservices.transports.http.body import read_object
-from aiservices.transports.http.errors import STATUS, json_response
+from aiservices.transports.http.errors import STATUS, headers_of, json_response
 from aiservices.transports.http.lookup import REGISTRY
 
 PATH = "/v1/audio/speech"
@@ -72,7 +72,8 @@ async def speech(request: web.Request) -> web.StreamResponse:
         finally:
             service.give_up(job)  # no-one will ask for it again
     except ServiceError as error:
-        registry.metrics.rejected(name, error.code)
+        if not isinstance(error, JobFailed):  # that is counted as a job
+            registry.metrics.rejected(name, error.code)
         return _error(error)
 
 
@@ -163,11 +164,17 @@ async def _whole(request: web.Request, job: Job) -> web.StreamResponse:
     if job.status is JobStatus.CANCELLED:
         return web.Response(status=CLIENT_GONE)
     if job.output is None:
-        raise JobFailed(job.error or f"the job ended as {job.status.value}")
+        raise JobFailed(job.error or _why_none(job))
     audio = job.output.file("audio")
     if audio is None:  # it went to a bucket
         return web.Response(status=303, headers={"Location": job.output.as_dict()["audio_url"]})
     return web.Response(body=audio.data, headers={"Content-Type": audio.media_type})
+
+
+def _why_none(job: Job) -> str:
+    if job.ended:
+        return f"the job ended as {job.status.value}"
+    return "a part of the audio was lost before it could be sent: more than max_output_bytes"
 
 
 def _error(error: ServiceError) -> web.Response:
@@ -177,6 +184,4 @@ def _error(error: ServiceError) -> web.Response:
     kind = "invalid_request_error" if status < 500 else "server_error"
     param = {"text": "input", "format": "response_format"}.get(field or "", field)
     shown = {"message": str(error), "type": kind, "param": param, "code": error.code}
-    retry_after_s: float | None = getattr(error, "retry_after_s", None)
-    headers = {} if retry_after_s is None else {"Retry-After": str(round(retry_after_s))}
-    return json_response({"error": shown}, status, headers)
+    return json_response({"error": shown}, status, headers_of(error))

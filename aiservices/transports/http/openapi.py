@@ -115,7 +115,7 @@ _WAIT_PARAMETER = {
 _IDEMPOTENCY_PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same key and input bring the same job instead of a new one.",
+    "description": "The same key and request return the same job instead of a new one.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 

@@ -120,8 +120,10 @@ class RunPodAdapter:
             yield _refusal(error)
             return
         try:
-            while not run.job.ended:
+            ended = False
+            while not ended:
                 await run.job.wait_news(self._progress_interval_s)
+                ended = run.job.ended  # now: it may end while a chunk is handed on, and leave more behind
                 for chunk in run.job.read_stream():
                     yield msgspec.to_builtins(chunk)
                 run.tell(report)

@@ -35,8 +35,8 @@ class Worker:
     """What RunPod's ``start`` is given. Its methods run on RunPod's loop, in the main thread.
 
     Args:
-        adapter: lives on ``house``.
-        house: the registry's loop.
+        adapter: lives on ``registry_loop``.
+        registry_loop: the registry's loop.
         slots: most jobs to hold at once.
         grace_s: how long running jobs may go on after SIGTERM.
         update: ``runpod.serverless.progress_update``.
@@ -45,14 +45,14 @@ class Worker:
     def __init__(
         self,
         adapter: RunPodAdapter,
-        house: LoopThread,
+        registry_loop: LoopThread,
         *,
         slots: int,
         grace_s: float,
         update: Callable[[Event, Any], None],
     ) -> None:
         self._adapter = adapter
-        self._house = house
+        self._registry_loop = registry_loop
         self._slots = slots
         self._grace_s = grace_s
         self._update = update
@@ -78,9 +78,9 @@ class Worker:
     async def handle(self, event: Event) -> dict[str, Any]:
         """Answer one event. RunPod's stop signal cancels this, and it the job, before the event counts as stopped."""
         try:
-            answer = await self._house.run(self._adapter.handle(event, partial(self._report, event)))
+            answer = await self._registry_loop.run(self._adapter.handle(event, partial(self._report, event)))
         except asyncio.CancelledError:
-            await self._house.run(self._adapter.cancel(event["id"]))
+            await self._registry_loop.run(self._adapter.cancel(event["id"]))
             raise
         self._look_at_device()
         return answer
@@ -89,11 +89,11 @@ class Worker:
         """Answer one event with its chunks and, last, its output."""
         answers = self._adapter.stream(event, partial(self._report, event))
         try:
-            while (item := await self._house.run(_next(answers))) is not _END:
+            while (item := await self._registry_loop.run(_next(answers))) is not _END:
                 self._look_at_device()
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
-            await self._house.run(self._adapter.cancel(event["id"]))
+            await self._registry_loop.run(self._adapter.cancel(event["id"]))
             raise
 
     def concurrency(self, current: int) -> int:
@@ -126,7 +126,7 @@ class Worker:
             loop.call_later(self._grace_s, self._end_jobs)
 
     def _end_jobs(self) -> None:
-        self._ending = asyncio.ensure_future(self._house.run(self._adapter.registry.drain(0.0)))
+        self._ending = asyncio.ensure_future(self._registry_loop.run(self._adapter.registry.drain(0.0)))
 
     def _report(self, event: Mapping[str, Any], fraction: float) -> None:
         """On the registry's loop; RunPod's function starts a thread and returns."""

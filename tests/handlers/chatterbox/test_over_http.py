@@ -19,7 +19,7 @@ from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from tests.handlers import tiny_chatterbox
 from tests.handlers.speech_fakes import Samples, as_file, voice_like
-from tests.transports.http.houses import Client, MakeClient, ended, run
+from tests.transports.http.apps import Client, MakeClient, ended, run
 
 if find_spec("chatterbox") is None:
     pytest.skip("the chatterbox extra is not installed: scripts/install chatterbox", allow_module_level=True)

@@ -6,14 +6,16 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
-from aiservices.service import JobRequest
+from aiservices.jobs import JobRequest
 from aiservices.settings import S3Config
-from aiservices.storage import ModelStore, Progress
+from aiservices.storage import ModelStore, OnProgress, Progress
 from tests.fakes import Upper, make_service, make_shared
 from tests.storage.conftest import Bucket, read
 from tests.storage.proxy import FaultyProxy, Stall
@@ -118,13 +120,16 @@ async def test_a_service_says_how_far_its_download_is(
     bucket.put(MODEL)
     proxy.faults.append(stall := Stall(proxy, where=is_weights, after=1000))
     service = make_service(Upper(), shared=attrs.evolve(make_shared(), store=store), model=URI)
-    report, reported = service._on_fetching, asyncio.Event()
+    resolve, reported = store.resolve, asyncio.Event()
 
-    def noticed(progress: Progress) -> None:
-        report(progress)
-        reported.set()
+    def watched(uri: str, on_progress: OnProgress, **named: str) -> Coroutine[Any, Any, Path | None]:
+        def noticed(progress: Progress) -> None:
+            on_progress(progress)
+            reported.set()
 
-    monkeypatch.setattr(service, "_on_fetching", noticed)
+        return resolve(uri, noticed, **named)
+
+    monkeypatch.setattr(store, "resolve", watched)
     job = service.submit(JobRequest(input={"text": "hi"}))
     await stall.reached.wait()
     await reported.wait()
@@ -132,6 +137,6 @@ async def test_a_service_says_how_far_its_download_is(
     assert shown.startswith("the model is being fetched: ")
     assert shown.endswith(" of 5.5 MiB")
     stall.let_go.set()
-    await service.wait(job, 30)
+    await job.wait_end(30)
     assert job.status.value == "COMPLETED"
     await service.close()

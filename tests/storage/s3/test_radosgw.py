@@ -11,7 +11,6 @@ from pathlib import Path
 
 import aiohttp
 import attrs
-import msgspec
 import pytest
 from yarl import URL
 
@@ -92,13 +91,13 @@ async def get(url: str) -> tuple[int, bytes]:
 
 async def test_the_url_of_an_output_lets_in_until_it_is_tampered_with_or_expires(rados: S3Config) -> None:
     outputs = OutputsConfig(bucket="models", max_inline_bytes=1, url_lifetime_s=2)
-    service = ServiceConfig(name="speak", handler="tests.test_outputs:Speak", device="cpu")
+    service = ServiceConfig(name="speak", handler="tests.outputs.samples:Speak", device="cpu")
     registry = Registry(Config(s3=rados, outputs=outputs, services={"speak": service}))
     await registry.start()
     job = registry.get("speak").submit(JobRequest(input={"text": "sound", "count": 5}))
-    await job.done.wait()
+    await job.wait_end(30)
     assert job.output is not None, job.error
-    url = msgspec.json.decode(job.output)["audio_url"]
+    url = job.output.as_dict()["audio_url"]
     await registry.close()
     assert await get(url) == (200, b"sound")
     assert (await get(url.replace(job.id, "another")))[0] == 403

@@ -10,7 +10,7 @@ from aiservices.registry import Registry
 from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
-from tests.transports.http.houses import MakeClient, read
+from tests.transports.http.apps import MakeClient, read
 
 HANDLERS = {
     "describe": "aiservices.handlers.qwen:DescribeImage",

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gzip
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiservices.errors import InvalidInput
-from aiservices.transports.http import body
 from aiservices.transports.http.body import MAX_DEPTH, MAX_VALUES, decode_object, parse
 from tests.fakes import Upper
-from tests.transports.http.houses import MakeClient, handler_of, make_app, read, run, serve
+from tests.transports.http.apps import MakeClient, handler_of, make_app, read, run, serve
 
 BAD_JSON: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "$: the body is empty; expected a JSON object"),
@@ -118,9 +119,60 @@ def test_every_plain_object_comes_through_as_it_is(document: dict[str, Any]) -> 
 
 
 def test_the_policy_is_read_in_milliseconds() -> None:
-    policy = parse(b'{"input": {}, "policy": {"executionTimeout": 5000, "ttl": null, "lowPriority": true}}').policy
-    assert policy is not None
-    assert (policy.execution_timeout, policy.ttl, policy.low_priority) == (5000, None, True)
+    request = parse(b'{"input": {}, "policy": {"executionTimeout": 5000, "ttl": null, "lowPriority": true}}')
+    assert (request.timeout_s, request.ttl_s, request.low_priority) == (5.0, None, True)
+
+
+def test_commas_and_brackets_within_texts_are_no_values() -> None:
+    text = ",[{" * MAX_VALUES
+    assert decode_object(json.dumps({"text": text}).encode()) == {"text": text}
+    escaped = '"' + "\\" + text
+    assert decode_object(json.dumps({"text": escaped}).encode()) == {"text": escaped}
+
+
+def test_values_beside_a_text_full_of_commas_count() -> None:
+    just, over = ({"text": ',\\",' * MAX_VALUES, "a": [0] * count} for count in (MAX_VALUES - 2, MAX_VALUES + 1))
+    assert len(decode_object(json.dumps(just).encode())["a"]) == MAX_VALUES - 2
+    with pytest.raises(InvalidInput, match=f"the body holds more than {MAX_VALUES} values"):
+        decode_object(json.dumps(over).encode())
+
+
+def test_a_key_twice_among_thousands_is_named() -> None:
+    raw = json.dumps({f"key {n}": n for n in range(24_000)}).encode()
+    assert len(decode_object(raw)) == 24_000
+    with pytest.raises(InvalidInput, match=r"^\$: the key 'key 77' is there twice$"):
+        decode_object(raw[:-1] + b', "key 77": 0}')
+
+
+def many_keys(count: int) -> bytes:
+    return json.dumps(dict.fromkeys(map(str, range(count)), 0)).encode()
+
+
+def commas_in_texts(count: int) -> bytes:
+    return json.dumps({"a": [",\\"] * count, "b": "," * MAX_VALUES}).encode()
+
+
+@pytest.mark.parametrize("body", [many_keys, commas_in_texts])
+def test_the_time_to_decode_grows_as_the_body_does(body: Callable[[int], bytes]) -> None:
+    """16 times the size may take ten times as long as that; what grows with the square takes 256 times as long."""
+    few, many = 1_500, 24_000
+    assert best_time_s(body(many)) < 160 * max(best_time_s(body(few)), 1e-4)
+
+
+def test_a_text_without_an_end_is_refused_as_fast_as_one_with_an_end_is_read() -> None:
+    """Each escaped quote in it might be taken for the beginning of another text."""
+    endless = b'{"a": "' + b'\\"' * 4_000 + b"," * (MAX_VALUES + 1)
+    assert best_time_s(endless) < 100 * max(best_time_s(endless + b'"}'), 1e-4)
+
+
+def best_time_s(raw: bytes) -> float:
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        with contextlib.suppress(InvalidInput):
+            decode_object(raw)
+        times.append(time.process_time() - began)
+    return min(times)
 
 
 def test_an_empty_input_wrapped_twice_is_an_empty_input() -> None:
@@ -161,22 +213,6 @@ async def test_a_body_that_is_not_as_compressed_as_it_says_is_refused(aiohttp_cl
     client = await aiohttp_client(make_app(Upper))
     answer = await client.post("/v2/upper/run", data=b'{"text": "mug"}', headers={"Content-Encoding": "gzip"})
     assert (await read(answer, 400))["error"] == "$: the body is not what its Content-Encoding says"
-
-
-async def test_a_body_that_comes_too_slowly_is_given_up(
-    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body, "READ_TIMEOUT_S", 0.01)
-    client = await aiohttp_client(make_app(Upper))
-    answered = asyncio.Event()
-
-    async def chunks() -> Any:
-        yield b'{"text":'
-        await answered.wait()
-
-    answer = await client.post("/v2/upper/run", data=chunks())
-    answered.set()
-    assert (await read(answer, 408))["error"] == "the body did not come within 0.01 s"
 
 
 @pytest.mark.parametrize("handler_cancellation", [False, True])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 from typing import Any
 
 import pytest
 
-from aiservices.settings import ServerConfig
-from aiservices.transports.http import jobs, lookup
+from aiservices.transports.http import lookup
 from aiservices.transports.http.lookup import REGISTRY
-from tests.fakes import Counting, Gated, Unloadable, Upper
-from tests.transports.http.houses import MakeClient, ended, handler_of, make_app, read, run, serve, wait_until
+from tests.fakes import Gated, Unloadable, Upper
+from tests.transports.http.apps import MakeClient, ended, handler_of, make_app, read, run, serve, wait_until
 
 MOUNTS = ("/v2/upper", "/upper", "/upper/api/v1", "/api/v1")
 
@@ -170,6 +167,41 @@ async def test_an_idempotency_key_brings_the_same_job(aiohttp_client: MakeClient
     assert "error" in await read(other, 409)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"webhook": "https://hooks.example.com/done"},
+        {"policy": {"ttl": 10_000}},
+        {"policy": {"executionTimeout": 5_000}},
+        {"policy": {"lowPriority": True}},
+        {"s3Config": {"accessId": "a", "accessSecret": "b", "bucketName": "mine", "endpointUrl": "https://a.example"}},
+    ],
+    ids=str,
+)
+async def test_the_same_key_with_another_wish_is_a_conflict(aiohttp_client: MakeClient, beside: dict[str, Any]) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    headers = {"Idempotency-Key": "order 7"}
+    body = {"input": {"text": "mug"}}
+    first = await read(await client.post("/v2/upper/run", json=body, headers=headers))
+    refused = await read(await client.post("/v2/upper/run", json={**body, **beside}, headers=headers), 409)
+    assert refused == {"error": "this idempotency key was used with another input"}
+    again = await read(await client.post("/v2/upper/run", json=body, headers=headers))
+    assert again["id"] == first["id"]
+
+
+async def test_the_order_of_keys_and_white_space_make_no_other_wish(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    bodies = [
+        b'{"input": {"text": "mug", "count": 2}, "policy": {"lowPriority": true}}',
+        b'{"policy": {"lowPriority":true}, "input": {"count": 2,\n"text": "mug"}}',
+    ]
+    first, again = [
+        await read(await client.post("/v2/upper/run", data=each, headers={"Idempotency-Key": "order 7"}))
+        for each in bodies
+    ]
+    assert first["id"] == again["id"]
+
+
 async def test_a_full_queue_refuses_posts_and_says_when_to_come_again(aiohttp_client: MakeClient) -> None:
     client = await aiohttp_client(make_app(Gated, max_batch_size=1, prefetch=1, queue_size=1))
     await run(client, "gated", text="one")
@@ -231,106 +263,9 @@ async def test_an_unknown_service_tells_which_there_are(aiohttp_client: MakeClie
         assert "nope" in shown["error"]
 
 
-async def test_a_large_body_is_taken_and_one_above_the_limit_refused(aiohttp_client: MakeClient) -> None:
-    server = ServerConfig(grace_s=0.0, max_run_body_bytes=600_000, max_runsync_body_bytes=1_000_000)
-    client = await aiohttp_client(make_app(Upper, server=server))
-
-    async def post(operation: str, size: int) -> tuple[int, dict[str, Any]]:
-        body = json.dumps({"text": "x" * size}).encode()
-        answer = await client.post(f"/v2/upper/{operation}", data=io.BytesIO(body))
-        return answer.status, await answer.json()
-
-    status, shown = await post("run", 500_000)
-    assert (status, shown["error"]) == (400, "$.text: expected at most 100 characters")
-    assert (await post("run", 700_000))[0] == 413
-    assert (await post("runsync", 700_000))[0] == 400
-    status, shown = await post("runsync", 1_100_000)
-    assert (status, shown["error"]) == (413, "the body is larger than 1000000 bytes")
-
-
-async def test_a_body_of_unknown_length_is_counted_as_it_comes(aiohttp_client: MakeClient) -> None:
-    server = ServerConfig(grace_s=0.0, max_run_body_bytes=1000)
-    client = await aiohttp_client(make_app(Upper, server=server))
-
-    async def chunks() -> Any:
-        for _ in range(3):
-            yield b"x" * 500
-
-    assert (await client.post("/v2/upper/run", data=chunks())).status == 413
-
-
 @pytest.mark.parametrize("wait", ["999", "300001", "", "-1", "1e4", "2000.5", "٢٠٠٠", "9" * 30, "soon"])
 async def test_a_wait_that_is_no_allowed_time_is_refused(aiohttp_client: MakeClient, wait: str) -> None:
     client = await aiohttp_client(make_app(Upper))
     answer = await client.post("/v2/upper/runsync", params={"wait": wait}, json={"input": {"text": "mug"}})
     assert (await read(answer, 400))["error"] == "wait: expected whole milliseconds from 1000 to 300000"
     assert handler_of(client, Upper).batches == []
-
-
-async def test_a_stream_is_drained_and_ends(aiohttp_client: MakeClient) -> None:
-    client = await aiohttp_client(make_app(Counting))
-    job_id = await run(client, "counting", text="mug", count=3)
-    await ended(client, "counting", job_id)
-    first = await read(await client.get(f"/v2/counting/stream/{job_id}"))
-    assert first == {"status": "COMPLETED", "stream": [{"output": 1}, {"output": 2}, {"output": 3}]}
-    assert await read(await client.get(f"/v2/counting/stream/{job_id}")) == {"status": "COMPLETED", "stream": []}
-
-
-async def test_a_poll_of_a_quiet_stream_comes_back_soon(
-    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "STREAM_WAIT_S", 0.01)
-    client = await aiohttp_client(make_app(Gated))
-    job_id = await run(client, "gated", text="mug")
-    await wait_until(handler_of(client, Gated).entered)
-    assert await read(await client.get(f"/v2/gated/stream/{job_id}")) == {"status": "IN_PROGRESS", "stream": []}
-    handler_of(client, Gated).gate.set()
-
-
-async def test_the_stream_of_a_cancelled_job_tells_its_end_once(aiohttp_client: MakeClient) -> None:
-    client = await aiohttp_client(make_app(Gated))
-    job_id = await run(client, "gated", text="mug")
-    await client.post(f"/v2/gated/cancel/{job_id}")
-    assert await read(await client.get(f"/v2/gated/stream/{job_id}")) == {"status": "CANCELLED", "stream": []}
-    for accept in ("*/*", "text/event-stream"):
-        answer = await client.get(f"/v2/gated/stream/{job_id}", headers={"Accept": accept})
-        shown = await read(answer, 410)
-        assert (shown["id"], shown["status"]) == (job_id, "FAILED")
-    handler_of(client, Gated).gate.set()
-
-
-async def test_events_carry_each_chunk_and_then_the_status(aiohttp_client: MakeClient) -> None:
-    client = await aiohttp_client(make_app(Counting))
-    job_id = await run(client, "counting", text="mug", count=2)
-    answer = await client.get(f"/v2/counting/stream/{job_id}", headers={"Accept": "text/event-stream"})
-    assert answer.content_type == "text/event-stream"
-    events = [event for event in (await answer.text()).split("\n\n") if event.startswith("event")]
-    assert events[:-1] == ["event: output\ndata: 1", "event: output\ndata: 2"]
-    name, _, data = events[-1].partition("\ndata: ")
-    assert name == "event: status"
-    assert json.loads(data)["output"] == {"text": "mug 2"}
-
-
-async def test_a_quiet_event_stream_sends_heartbeats(
-    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aiservices.transports.http.stream.HEARTBEAT_S", 0.01)
-    client = await aiohttp_client(make_app(Gated))
-    job_id = await run(client, "gated", text="mug")
-    answer = await client.get(f"/v2/gated/stream/{job_id}", headers={"Accept": "text/event-stream"})
-    assert await answer.content.readuntil(b"\n\n") == b": waiting\n\n"
-    handler_of(client, Gated).gate.set()
-    assert b"event: status" in await answer.content.read()
-
-
-@pytest.mark.parametrize("handler_cancellation", [False, True])
-async def test_a_reader_of_events_who_hangs_up_does_not_end_the_job(
-    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch, handler_cancellation: bool
-) -> None:
-    monkeypatch.setattr("aiservices.transports.http.stream.HEARTBEAT_S", 0.01)
-    client = await aiohttp_client(await serve(make_app(Gated), handler_cancellation))
-    job_id = await run(client, "gated", text="mug")
-    answer = await client.get(f"/v2/gated/stream/{job_id}", headers={"Accept": "text/event-stream"})
-    answer.close()
-    handler_of(client, Gated).gate.set()
-    assert (await ended(client, "gated", job_id))["status"] == "COMPLETED"

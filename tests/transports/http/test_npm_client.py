@@ -14,7 +14,7 @@ import pytest
 from aiservices.settings import ServerConfig
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Counting, Gated, Upper
-from tests.transports.http.houses import Client, MakeClient, handler_of, make_app, wait_until
+from tests.transports.http.apps import Client, MakeClient, handler_of, make_app, wait_until
 
 pytestmark = pytest.mark.slow
 

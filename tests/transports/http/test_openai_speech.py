@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import binascii
 import io
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import aiohttp
 import attrs
 import pytest
 import soundfile  # type: ignore[import-untyped]  # ships no types
 from msgspec import Meta
 
-from aiservices.handler import StepHandler, Task, VoiceInfo
+from aiservices.handler import Context, StepHandler, Task, VoiceInfo, output_file
 from aiservices.registry import Registry
-from aiservices.settings import Config, ServerConfig, ServiceConfig
+from aiservices.settings import Config, OutputsConfig, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
+from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Upper
-from tests.transports.http.houses import Client, MakeClient, make_app, read
+from tests.transports.http.apps import Client, MakeClient, handler_of, make_app, read
 
 PATH = "/v1/audio/speech"
 
@@ -39,7 +41,7 @@ class ToneInput:
 class ToneOutput:
     """A word for each word."""
 
-    audio: str
+    audio: Annotated[bytes, output_file("The sound.")]
     media_type: str
 
 
@@ -68,12 +70,12 @@ class Tones(StepHandler[ToneInput, ToneOutput]):
         if words == ["endless"]:
             return []
         if task.item.stream:
-            task.context.emit({"audio": base64.b64encode(words[0][:2].encode()).decode()})
+            task.context.emit({"audio": words[0][:2].encode()})
         del words[0]
         if words:
             return []
         del self.rows[task]
-        return [(task, ToneOutput(base64.b64encode(task.item.text.encode()).decode(), "audio/x-tone"))]
+        return [(task, ToneOutput(task.item.text.encode(), "audio/x-tone"))]
 
     def evict(self, tasks: Sequence[Task[ToneInput]]) -> None:
         for task in tasks:
@@ -81,6 +83,22 @@ class Tones(StepHandler[ToneInput, ToneOutput]):
 
     def reset(self) -> None:
         self.rows.clear()
+
+
+class Floods(Tones):
+    """Emits a first chunk, if it shall, and once its gate opens three at once, of which the stream can hold one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def preprocess(self, input: ToneInput, context: Context) -> ToneInput:
+        if input.text == "first":
+            context.emit({"audio": b"first"})
+        await self.gate.wait()
+        for _ in range(3):
+            context.emit({"audio": bytes(60)})
+        return input
 
 
 async def say(client: Client, **body: Any) -> Any:
@@ -100,6 +118,74 @@ async def test_pcm_is_sent_while_it_is_made(aiohttp_client: MakeClient) -> None:
     answer = await say(client, input="red mug", response_format="pcm")
     assert answer.headers["Content-Type"] == "audio/pcm"
     assert await answer.read() == b"remu"
+
+
+async def test_the_audio_is_never_turned_into_base64(
+    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **named: object) -> bytes:
+        raise AssertionError("nobody asked for base64")
+
+    monkeypatch.setattr(binascii, "b2a_base64", refuse)
+    client = await aiohttp_client(make_app(Tones))
+    assert await (await say(client, response_format="wav")).read() == b"mug"
+    assert await (await say(client, response_format="pcm")).read() == b"mu"
+
+
+async def test_a_streamed_answer_that_lost_a_part_is_broken_off(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Floods, outputs=OutputsConfig(max_output_bytes=100)))
+    answer = await say(client, input="first", response_format="pcm")
+    assert answer.status == 200
+    assert await answer.content.readany() == b"first"
+    handler_of(client, Floods).gate.set()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await answer.read()
+
+
+async def test_an_answer_that_lost_a_part_before_it_began_is_an_error(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Floods, outputs=OutputsConfig(max_output_bytes=100)))
+    handler_of(client, Floods).gate.set()
+    error = (await read(await say(client, input="endless", response_format="pcm"), 500))["error"]
+    assert error["message"] == "a part of the audio was lost before it could be sent: more than max_output_bytes"
+
+
+@pytest.mark.parametrize(
+    ("body", "service", "code"),
+    [
+        ({"voice": "loud"}, "tones", "invalid_input"),
+        ({"input": ""}, "", "invalid_input"),
+        ({"voise": "x"}, "", "invalid_input"),
+    ],
+)
+async def test_refusals_are_counted(aiohttp_client: MakeClient, body: dict[str, Any], service: str, code: str) -> None:
+    client = await aiohttp_client(make_app(Tones))
+    await read(await say(client, **body), 400)
+    assert await rejected(client) == [f'aiservices_requests_rejected_total{{code="{code}",service="{service}"}} 1.0']
+
+
+async def test_a_service_that_is_not_there_is_counted_as_a_refusal(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    await read(await say(client), 404)
+    assert await rejected(client) == ['aiservices_requests_rejected_total{code="unknown_service",service=""} 1.0']
+
+
+async def test_a_job_that_failed_is_no_refusal(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Tones))
+    await read(await say(client, input="bad"), 500)
+    assert await rejected(client) == []
+
+
+async def rejected(client: Client) -> list[str]:
+    lines = (await (await client.get("/metrics")).text()).splitlines()
+    return [line for line in lines if line.startswith("aiservices_requests_rejected_total")]
+
+
+async def test_a_draining_server_says_when_to_come_again(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(app := make_app(Tones))
+    await app[REGISTRY].drain(0)
+    refused = await say(client)
+    assert (await read(refused, 503))["error"]["message"] == "the server is shutting down"
+    assert int(refused.headers["Retry-After"]) >= 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from aiservices.settings import ServerConfig
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS
 from tests.fakes import Counting, Upper
-from tests.transports.http.houses import Client, MakeClient, make_app, read
+from tests.transports.http.apps import Client, MakeClient, make_app, read
 
 validation = pytest.importorskip("openapi_spec_validator", reason="pip install openapi-spec-validator")
 schema_validation = pytest.importorskip("openapi_schema_validator", reason="pip install openapi-spec-validator")
@@ -64,14 +64,15 @@ async def document_of(client: Client) -> dict[str, Any]:
 class SoundOutput:
     """A file and what it is."""
 
-    audio: Annotated[str, output_file("The sound.")]
+    audio: Annotated[bytes, output_file("The sound.")]
     media_type: str
 
 
-class Sounding(Rich):
+class Sounding(BatchHandler[RichInput, SoundOutput]):
     """Answers with a file."""
 
-    Output = SoundOutput  # type: ignore[assignment]  # a handler that only has a schema
+    def predict(self, tasks: Sequence[Task[RichInput]]) -> list[SoundOutput | Exception]:
+        return [SoundOutput(b"", "audio/wav") for _ in tasks]
 
 
 async def test_a_file_of_an_output_may_be_a_url(aiohttp_client: MakeClient) -> None:

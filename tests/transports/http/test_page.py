@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import Counting, Upper
-from tests.transports.http.houses import MakeClient, loaded, make_app
+from tests.transports.http.apps import MakeClient, loaded, make_app
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

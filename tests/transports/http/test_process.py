@@ -19,7 +19,7 @@ from aiservices.transports.http import access
 from aiservices.transports.http.errors import STATUS
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Gated, Unloadable, Upper
-from tests.transports.http.houses import Client, MakeClient, ended, handler_of, loaded, make_app, read, run, wait_until
+from tests.transports.http.apps import Client, MakeClient, ended, handler_of, loaded, make_app, read, run, wait_until
 
 KEYS = ServerConfig(grace_s=0.0, api_keys=("first-key", "second-kéy"))
 

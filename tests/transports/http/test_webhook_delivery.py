@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from aiservices.registry import Registry
 from aiservices.settings import Config, FetchConfig, ServerConfig, ServiceConfig, WebhookConfig
 from aiservices.transports.http import create_app
-from tests.transports.http.houses import Client, MakeClient, read
+from tests.transports.http.apps import Client, MakeClient, read
 
 ATTEMPTS = 3
 

@@ -29,7 +29,7 @@ class LoadsLater(Upper):
 
 async def test_ping_answers_on_both_ports_204_while_loading_and_200_after() -> None:
     LOADED.clear()
-    service = ServiceConfig(name="upper", handler="tests.test_serve_ports:LoadsLater", device="cpu")
+    service = ServiceConfig(name="upper", handler="tests.cli.test_serve_ports:LoadsLater", device="cpu")
     port, health_port = unused_port(), unused_port()
     config = Config(server=ServerConfig(port=port, grace_s=0), profile="test", services={"upper": service})
     listening = asyncio.Event()

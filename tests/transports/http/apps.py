@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from aiservices.handler import Handler
 from aiservices.registry import Registry
-from aiservices.settings import Config, ServerConfig, ServiceConfig
+from aiservices.settings import Config, FetchConfig, OutputsConfig, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
 
@@ -27,6 +27,8 @@ MakeClient = Callable[[web.Application | TestServer], Awaitable[Client]]
 def make_app(
     *fakes: type[Handler[Any, Any]],
     server: ServerConfig | None = None,
+    outputs: OutputsConfig | None = None,
+    fetch: FetchConfig | None = None,
     **settings: Any,
 ) -> web.Application:
     """Serve each fake handler under its class's name in lower case, with these settings of a service."""
@@ -38,7 +40,14 @@ def make_app(
     }
     # No grace: a test that left a job behind does not wait for it.
     server = server or ServerConfig(grace_s=0.0)
-    return create_app(Registry(Config(server=server, profile="test", services=services)))
+    config = Config(
+        server=server,
+        outputs=outputs or OutputsConfig(),
+        fetch=fetch or FetchConfig(),
+        profile="test",
+        services=services,
+    )
+    return create_app(Registry(config))
 
 
 @cache
@@ -88,6 +97,13 @@ async def loaded(client: Client) -> None:
     assert client.app is not None
     for name in client.app[REGISTRY].services:
         await client.post(f"/v2/{name}/runsync", json={"input": {"action": "warmup"}})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens on this loop or on a thread."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  (there is no event for it)
+            await asyncio.sleep(0)
 
 
 async def wait_until(event: Any) -> None:
