@@ -256,7 +256,7 @@ class BatchHandler(Handler[InputT, OutputT]):
     def step(self) -> Sequence[tuple[Task[Any], Any]]:
         """Answer the batch."""
         tasks, self._batch = self._batch, ()
-        results = self.predict(tasks)
+        results: object = self.predict(tasks)  # an author's code: what it returns need not be what it promised
         if not isinstance(results, Sequence):
             kind = type(results).__name__
             raise TypeError(f"predict has to return a list with one result for each task, and returned {kind}")
