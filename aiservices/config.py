@@ -104,7 +104,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
     Raises:
         ConfigError: one line that names file, table and key.
     """
-    source = path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
+    source = settings_path(path, environ)
     document = _read(source)
     _check_keys(document, [*_TABLES, "services", "profiles"], where=f"{source}")
     overrides = _read_environment(environ)
@@ -115,6 +115,11 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
         asked = "--profile" if profile else overrides.get(("server", "profile"), ("",))[0] or "[server] profile"
         raise ConfigError(f"{source}: no profile {chosen!r} ({asked}){nearest(chosen, profiles)}")
     return Config(**built, profile=chosen, services=profiles[chosen], profiles=tuple(profiles))
+
+
+def settings_path(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return the settings file: the one that is named, else ``AISERVICES_CONFIG``, else ``services.toml`` here."""
+    return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
 
 
 def _read(source: Path) -> dict[str, Any]:

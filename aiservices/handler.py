@@ -256,9 +256,12 @@ class BatchHandler(Handler[InputT, OutputT]):
     def step(self) -> Sequence[tuple[Task[Any], Any]]:
         """Answer the batch."""
         tasks, self._batch = self._batch, ()
-        results = self.predict(tasks)
+        results: object = self.predict(tasks)  # an author's code: what it returns need not be what it promised
+        if not isinstance(results, Sequence):
+            kind = type(results).__name__
+            raise TypeError(f"predict has to return a list with one result for each task, and returned {kind}")
         if len(results) != len(tasks):
-            raise TypeError(f"predict returned {len(results)} results for {len(tasks)} tasks")
+            raise TypeError(f"predict returned {len(results)} results for a batch of {len(tasks)}")
         return list(zip(tasks, results, strict=True))
 
     def evict(self, tasks: Sequence[Task[Any]]) -> None:

@@ -7,9 +7,12 @@ import importlib
 import inspect
 import os
 import socket
+import traceback
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -126,35 +129,62 @@ def load_handler(config: ServiceConfig) -> AnyHandler:
     """Import and build the handler that ``module:Class`` names.
 
     Raises:
-        ConfigError: there is no such module or class, or it does not fulfil the contract.
+        ConfigError: there is no such module or class, or it does not fulfil the contract; says what is wrong with it.
     """
     where = f"[services.{config.name}] handler"
     module_name, _, class_name = config.handler.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{where}: cannot import {module_name!r}: {error}") from error
+    module = _import(module_name, where)
     cls = getattr(module, class_name, None)
     if cls is None:
         classes = [name for name, value in vars(module).items() if _is_handler(value)]
-        raise ConfigError(f"{where}: module {module_name!r} has no {class_name!r}{nearest(class_name, classes)}")
-    if not _is_handler(cls):
-        raise ConfigError(
-            f"{where}: {config.handler} is not a BatchHandler or a StepHandler, or lacks one of its methods"
-        )
-    _check_classes(cls, f"{where}: {config.handler}")
-    handler: AnyHandler = cls()
+        others = nearest(class_name, classes) if classes else ", and no other handler"
+        raise ConfigError(f"{where}: module {module_name!r} has no {class_name!r}{others}")
+    what = f"{where}: {config.handler}"
+    if not (isinstance(cls, type) and issubclass(cls, BatchHandler | StepHandler)):
+        raise ConfigError(f"{what} is not a BatchHandler or a StepHandler")
+    if inspect.isabstract(cls):
+        raise ConfigError(f"{what} lacks one of its methods: {', '.join(sorted(cls.__abstractmethods__))}")
+    _check_classes(cls, what)
+    try:
+        handler: AnyHandler = cls()
+    except Exception as error:
+        raise ConfigError(f"{what} cannot be built: {_reason(error)}") from error
     return handler
+
+
+def _import(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        own = error.name is not None and f"{name}.".startswith(f"{error.name}.")
+        hint = "; a module of your own lies beside the settings file, or where the process was started" if own else ""
+        raise ConfigError(f"{where}: cannot import {name!r}: {_reason(error)}{hint}") from error
+    except Exception as error:  # whatever the author's module does
+        raise ConfigError(f"{where}: cannot import {name!r}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in an author's module, and in which of its lines."""
+    text = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    return f"{text} ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else text
 
 
 def _check_classes(cls: type[AnyHandler], what: str) -> None:
     """Refuse type parameters that are no attrs classes, and input fields whose names the wire has taken."""
     for place, name in enumerate(("Input", "Output")):
-        if not attrs.has(getattr(cls, name, type(None))):
-            raise ConfigError(f"{what}: type parameter {place + 1}, its {name}, has to be an attrs class")
+        given = getattr(cls, name, None)
+        if given is None or not attrs.has(given):
+            kind = "BatchHandler" if issubclass(cls, BatchHandler) else "StepHandler"
+            seen = f"; as in class {cls.__name__}({kind}[Input, Output])" if given is None else f", not {_name(given)}"
+            raise ConfigError(f"{what}: type parameter {place + 1}, its {name}, has to be an attrs class{seen}")
     for field in attrs.fields(cls.Input):
         if field.name in RESERVED_FIELDS:
             raise ConfigError(f"{what}: the input field {field.name!r} {RESERVED_FIELDS[field.name]}; rename it")
+
+
+def _name(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 def _is_handler(value: object) -> bool:

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,14 @@ ADDRESS = "http://127.0.0.1:8001"
 
 def block(mark: str) -> str:
     """The fenced block after ``<!-- mark -->``."""
-    found = re.search(rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found is not None, f"the README has no block marked {mark!r}"
-    return found[1]
+    found = blocks(re.escape(mark))
+    assert len(found) == 1, f"the README has {len(found)} blocks marked {mark!r}"
+    return found[0]
+
+
+def blocks(pattern: str) -> list[str]:
+    """Every fenced block after ``<!-- mark -->``, for marks that match the pattern."""
+    return re.findall(rf"<!-- {pattern} -->\n```\w+\n(.*?)```", README, re.DOTALL)
 
 
 def shell(command: str, folder: Path, **variables: str) -> str:
@@ -50,12 +57,19 @@ def shell(command: str, folder: Path, **variables: str) -> str:
 def server() -> Iterator[str]:
     """The default profile, served by a process of its own on a free port."""
     pytest.importorskip("transformers", reason="needs the demo extra: scripts/install demo")
-    command = [sys.executable, "-m", "aiservices", "serve", "--port", "0"]
+    with served([]) as address:
+        yield address
+
+
+@contextmanager
+def served(arguments: Sequence[str]) -> Iterator[str]:
+    """A process that serves as ``scripts/serve`` does with these arguments, but on a free port; gives its address."""
+    profile = [f"--profile={word}" if place == 0 else word for place, word in enumerate(arguments)]
+    command = [sys.executable, "-m", "aiservices", "serve", *profile, "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    address = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-    yield address
+    yield next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
     process.terminate()
     assert process.wait(60) == 0
     process.stdout.close()
@@ -95,11 +109,56 @@ def test_the_speech_is_a_playable_file_of_the_length_that_the_readme_tells(serve
     assert info.duration == pytest.approx(float(told[1]), abs=0.1)
 
 
-def test_a_service_of_ones_own_runs_as_written(tmp_path: Path) -> None:
-    (tmp_path / "my_shop.py").write_text(block("file: my_shop.py"))
-    settings = (ROOT / "services.toml").read_text() + block("file: services.toml")
-    (tmp_path / "services.toml").write_text(settings)
-    assert json.loads(shell(block("run: own"), tmp_path)) == json.loads(block("shows: own"))
+# --- a service of your own ---
+
+
+@pytest.fixture(scope="module")
+def examples() -> Iterator[str]:
+    """What the README's ``scripts/serve`` for the examples starts, on a free port."""
+    with served(block("serve: examples").split()[1:]) as address:
+        yield address
+
+
+def test_the_examples_are_the_files() -> None:
+    for name in ("examples/count_words.py", "examples/services.toml"):
+        assert "\n".join(blocks(rf"(?:file|part of): {name}")) == (ROOT / name).read_text(encoding="utf-8")
+    source = (ROOT / "examples/tell_story.py").read_text(encoding="utf-8")
+    methods = block("excerpt of: examples/tell_story.py").replace(
+        "\n\n\n", "\n\n"
+    )  # ruff's blank lines outside a class
+    assert textwrap.indent(methods, "    ") in source
+
+
+def test_a_service_of_ones_own_runs_as_written() -> None:
+    assert json.loads(shell(block("run: own"), ROOT)) == json.loads(block("shows: own"))
+
+
+def test_a_service_of_ones_own_runs_from_anywhere(tmp_path: Path) -> None:
+    for name in ("count_words.py", "services.toml"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    command = block("run: own").replace("examples/services.toml", str(tmp_path / "services.toml"))
+    assert json.loads(shell(command, ROOT)) == json.loads(block("shows: own"))
+
+
+def test_what_the_examples_need_is_installed_without_an_extra() -> None:
+    _, profile, *options = block("serve: examples").split()
+    command = [str(ROOT / "scripts" / "install"), profile, "--dry-run"]
+    environment = {**os.environ, CONFIG_VARIABLE: options[1]}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "aiservices[fast]\n")
+
+
+def test_the_story_is_streamed_as_the_readme_shows(examples: str) -> None:
+    heard = events(shell(block("run: story").replace(ADDRESS, examples), ROOT))
+    told = events(block("shows: story"))
+    assert heard[:-1] == told[:-1]
+    for key in ("status", "output"):
+        assert heard[-1][1][key] == told[-1][1][key]
+
+
+def events(text: str) -> list[tuple[str, Any]]:
+    """Server-sent events: names and data."""
+    return [(name, json.loads(data)) for name, data in re.findall(r"^event: (\w+)\ndata: (.*)$", text, re.MULTILINE)]
 
 
 # --- the tables of settings ---

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import attrs
 
-from aiservices.config import load_config
+from aiservices.config import load_config, settings_path
 from aiservices.settings import Config
 
 
 def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
-    """Load the settings that the command line names.
+    """Load the settings that the command line names; handlers in files beside them can be imported from now on.
 
     Raises:
         ConfigError: something in them is wrong.
@@ -20,7 +22,15 @@ def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Co
     config = load_config(options.config, environ, options.profile)
     given = {key: getattr(options, key, None) for key in ("host", "port")}
     server = attrs.evolve(config.server, **{key: value for key, value in given.items() if value is not None})
+    _import_from(settings_path(options.config, environ).parent)
     return attrs.evolve(config, server=server)
+
+
+def _import_from(folder: Path) -> None:
+    """Find modules in this folder too, after everything else: no file there may stand in for an installed package."""
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.append(place)
 
 
 def columns(rows: Iterable[Sequence[str]], indent: str = "") -> Iterator[str]:

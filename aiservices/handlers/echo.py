@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from aiservices.errors import JobFailed
 from aiservices.handler import BatchHandler, Task
-from aiservices.handlers.options import read_options
+from aiservices.options import read_options
 
 SLICE_S = 0.02
 """How often a batch that takes its time looks whether anyone still waits for it."""

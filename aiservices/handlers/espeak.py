@@ -22,10 +22,10 @@ import msgspec
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError
 from aiservices.handler import BatchHandler, Task, VoiceInfo
 from aiservices.handlers import audio, espeak_process
-from aiservices.handlers.options import read_options
 from aiservices.handlers.reference_clip import Reference
 from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
 from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
+from aiservices.options import read_options
 
 WORDS_PER_MINUTE = 175
 """espeak-ng's own tempo, at ``speed`` 1."""

@@ -13,8 +13,8 @@ from aiservices.errors import Unavailable
 from aiservices.handler import InputT, OutputT, StepHandler, Task
 from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
 from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest, fit_new_tokens
-from aiservices.handlers.options import read_options
 from aiservices.handlers.torch_runtime import free_memory, import_lock
+from aiservices.options import read_options
 
 if TYPE_CHECKING:
     from aiservices.handlers.backbone import Backbone

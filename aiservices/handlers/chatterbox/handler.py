@@ -18,11 +18,11 @@ from aiservices.handlers.chatterbox.pieces import MAX_PIECE_TOKENS, plan_pieces
 from aiservices.handlers.chatterbox.request import ChatterboxRequest
 from aiservices.handlers.chatterbox.sound import Finish
 from aiservices.handlers.chatterbox.voices import VoiceStore, prepare_clip
-from aiservices.handlers.options import read_options
 from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
 from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
 from aiservices.handlers.speech_encoding import fitting_rate
 from aiservices.handlers.torch_runtime import free_memory, prepare_torch, resolve_dtype
+from aiservices.options import read_options
 
 if TYPE_CHECKING:
     from aiservices.handlers.chatterbox.engine import SpeechEngine

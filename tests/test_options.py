@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from aiservices.errors import ConfigError
 from aiservices.handlers.generation import GenerationOptions
-from aiservices.handlers.options import read_options
+from aiservices.options import read_options
 
 
 @attrs.frozen

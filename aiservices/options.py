@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import attrs
-import msgspec
 
 from aiservices.errors import ConfigError
 
@@ -24,6 +23,8 @@ def read_options(cls: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
     Raises:
         ConfigError: a key is unknown or a value does not fit; the text names the key.
     """
+    import msgspec  # here, so that --help need not wait for it
+
     known = [field.name for field in attrs.fields(cls)]  # type: ignore[arg-type]  # attrs' own bound is no Protocol
     for key in options:
         if key not in known:
