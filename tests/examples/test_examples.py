@@ -19,7 +19,7 @@ from aiservices.service import Service
 from aiservices.settings import Config
 from aiservices.transports.http import create_app
 from tests.running import ended, output
-from tests.transports.http.houses import MakeClient
+from tests.transports.http.apps import MakeClient
 
 
 @pytest.fixture
