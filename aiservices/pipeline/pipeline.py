@@ -7,7 +7,8 @@
 
 One task runs :meth:`Pipeline.run`; it wakes when a job is queued or ends (:attr:`JobManager.changed`) or the model's
 thread reports, and moves whatever can move. At most ``prefetch`` jobs are prepared ahead of the model, so memory is
-bounded and priority still counts; one that takes long to prepare gives its place to the next (STALLED).
+bounded and priority still counts; one that takes long to prepare gives its place to the next (STALLED), which a bounded
+number may do.
 """
 
 from __future__ import annotations
