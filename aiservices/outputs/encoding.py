@@ -38,10 +38,10 @@ def encode_output(output: Any) -> JobOutput:
     Raises:
         TypeError: a field that is marked as a file holds something else than ``bytes``.
     """
+    fields = _in_order(output)
     marks = file_fields(type(output))
     if not marks:
-        return JobOutput(msgspec.json.encode(output))
-    fields = msgspec.to_builtins(output, builtin_types=(bytes,))
+        return JobOutput(msgspec.json.encode(fields))
     files = []
     for name, media_type_field in marks:
         if data := getattr(output, name):
@@ -50,6 +50,15 @@ def encode_output(output: Any) -> JobOutput:
             files.append(OutputFile(name, str(fields.get(media_type_field) or "application/octet-stream"), data))
             del fields[name]
     return JobOutput(msgspec.json.encode(fields), tuple(files))
+
+
+def _in_order(value: Any) -> Any:
+    """An attrs class as a mapping of its fields in their order, which msgspec does not keep; what holds some, too."""
+    if attrs.has(type(value)):
+        return {field.name: _in_order(getattr(value, field.name)) for field in type(value).__attrs_attrs__}
+    if isinstance(value, list | tuple) and value and attrs.has(type(value[0])):
+        return [_in_order(one) for one in value]
+    return value
 
 
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
@@ -67,6 +76,7 @@ def is_small(output: Any) -> bool:
         else:
             inner = _inner(value)
             count += len(inner)
+            characters += len(value) if isinstance(value, str | bytes) else 0  # a class of one's own
             if count <= SMALL_VALUES:
                 values.extend(inner)
         if count > SMALL_VALUES or characters > SMALL_CHARACTERS:

@@ -65,14 +65,21 @@ class OutputStore:
         except FetchError as error:
             raise InvalidInput(error.field, error.reason) from None
 
-    def is_light(self, output: Any, destination: Destination | None) -> bool:
-        """Whether :meth:`pack` takes microseconds and nothing goes to a bucket, so that it can run on the loop."""
+    def pack_light(self, output: Any, destination: Destination | None) -> JobOutput | None:
+        """Encode an output on the loop, if that takes microseconds and none of it goes to a bucket; else None.
+
+        Raises:
+            JobFailed: it is larger than ``max_output_bytes``.
+        """
         if destination is not None or (self._own is not None and self._config.max_inline_bytes < LIGHT_BYTES):
-            return False
-        return not file_fields(type(output)) and is_small(output)
+            return None
+        if file_fields(type(output)) or not is_small(output):
+            return None
+        made = encode_output(output)
+        return made if self._own else self._bounded(made)
 
     def pack(self, output: Any, destination: Destination | None) -> JobOutput | Packed:
-        """Encode an output; take out what has to go to a bucket. Heavy but for a light one: runs in the pool.
+        """Encode an output; take out what has to go to a bucket. Heavy: runs in the pool.
 
         Args:
             output: as the handler gave it.

@@ -223,25 +223,23 @@ class Pipeline:
     def _settle(self) -> None:
         """End or finish the rows that the model has answered."""
         for row, result in self._on_model.results():
-            if not row.current:
-                continue
-            if isinstance(result, Exception):
-                row.fail(result)
-            elif not self._shapes and self._outputs.is_light(result, row.job.request.destination):
-                self._complete(row, result)
-            else:
-                self._jobs.move(row.job, Stage.FINISHING)
-                self._begin_work(row, self._finish(row, result))
+            if row.current:
+                self._settle_row(row, result)
 
-    def _complete(self, row: Row, result: Any) -> None:
-        """End a row whose result is its output and takes no time to encode."""
+    def _settle_row(self, row: Row, result: Any) -> None:
+        if isinstance(result, Exception):
+            row.fail(result)
+            return
         try:
-            output = self._outputs.pack(result, None)
+            output = None if self._shapes else self._outputs.pack_light(result, row.job.request.destination)
         except Exception as error:
             row.fail(error)
-        else:
-            assert isinstance(output, JobOutput)  # nothing of a light output goes to a bucket
+            return
+        if output is not None:
             row.complete(output)
+        else:
+            self._jobs.move(row.job, Stage.FINISHING)
+            self._begin_work(row, self._finish(row, result))
 
     async def _finish(self, row: Row, result: Any) -> None:
         output = await row.run_in_pool(self._shape, result, row.job.request.destination)

@@ -78,6 +78,18 @@ def test_the_size_of_an_answer_is_known_before_it_is_encoded() -> None:
     assert encode_output(Sound(bytes(3000), "audio/wav", "a")).size_bytes > 4000
 
 
+@attrs.frozen
+class Parts:
+    zeta: int
+    alpha: list[TextOutput]
+    usage: TextOutput
+
+
+def test_fields_come_in_the_order_of_their_class() -> None:
+    made = encode_output(Parts(1, [TextOutput("b")], TextOutput("c")))
+    assert made.fields == b'{"zeta":1,"alpha":[{"text":"b"}],"usage":{"text":"c"}}'
+
+
 NESTED: dict[str, Any] = {"a": [{"b": ["c"] * SMALL_VALUES}]}
 
 

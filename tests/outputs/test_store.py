@@ -99,15 +99,15 @@ async def test_without_a_bucket_a_job_is_answered_with_all_of_it() -> None:
     ids=["small", "own bucket", "large", "file"],
 )
 def test_only_a_small_output_without_a_file_is_light(output: Any, to: Destination | None, light: bool) -> None:
-    assert make_store().is_light(output, to) is light
+    assert (make_store().pack_light(output, to) is not None) is light
 
 
 def test_an_output_that_might_leave_is_not_light() -> None:
-    assert make_store(bucket=BUCKET).is_light(TextInput("a"), None)
-    assert not make_store(bucket=BUCKET, max_inline_bytes=1000).is_light(TextInput("x" * 5000), None)
+    assert make_store(bucket=BUCKET).pack_light(TextInput("a"), None)
+    assert make_store(bucket=BUCKET, max_inline_bytes=1000).pack_light(TextInput("x" * 5000), None) is None
     longest = TextInput("\0" * SMALL_CHARACTERS)  # six bytes each
     assert len(msgspec.json.encode(longest)) < LIGHT_BYTES
-    assert make_store(bucket=BUCKET, max_inline_bytes=LIGHT_BYTES).is_light(longest, None)
+    assert make_store(bucket=BUCKET, max_inline_bytes=LIGHT_BYTES).pack_light(longest, None)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9000", "http://169.254.169.254", "ftp://a.example", "nonsense"])
