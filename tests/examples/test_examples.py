@@ -13,12 +13,12 @@ import attrs
 import pytest
 
 from aiservices.errors import InvalidInput
-from aiservices.jobs import Job, JobRequest
+from aiservices.jobs import Job, JobRequest, Stage
 from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.settings import Config
 from aiservices.transports.http import create_app
-from tests.running import ended, output
+from tests.running import ended, output, until
 from tests.transports.http.apps import MakeClient
 
 
@@ -99,6 +99,7 @@ async def test_two_stories_are_told_in_one_batch(stories: Service, monkeypatch: 
     first = ask(stories, words=10)
     assert await asyncio.to_thread(held.reached.wait, 10)
     second = ask(stories, words=10)  # joins the running batch before its second step
+    await until(lambda: second.stage is Stage.RUNNING)
     sizes = watch_batches(stories, monkeypatch)
     held.go.set()
     await ended(stories, first, second)

@@ -24,6 +24,7 @@ class Library:
     Attributes:
         english: ``chatterbox.tts``: modules, ``T3Cond`` and the English text's punctuation.
         multilingual: ``chatterbox.mtl_tts``: languages and their texts' punctuation.
+        turbo: ``chatterbox.tts_turbo``: Turbo's punctuation, found by the name of the variant's family.
         tokenizers: ``chatterbox.models.tokenizers.tokenizer``.
         t3_config: ``chatterbox.models.t3.modules.t3_config``.
         backbones: ``chatterbox.models.t3.llama_configs``: sizes of T3's transformers by name.
@@ -32,6 +33,7 @@ class Library:
 
     english: Any
     multilingual: Any
+    turbo: Any
     tokenizers: Any
     t3_config: Any
     backbones: Any
@@ -56,6 +58,7 @@ def import_library() -> Library:
         "perth": "perth",
         "english": "chatterbox.tts",
         "multilingual": "chatterbox.mtl_tts",
+        "turbo": "chatterbox.tts_turbo",
         "tokenizers": "chatterbox.models.tokenizers.tokenizer",
         "t3_config": "chatterbox.models.t3.modules.t3_config",
         "backbones": "chatterbox.models.t3.llama_configs",
