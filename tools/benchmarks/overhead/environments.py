@@ -73,7 +73,7 @@ def interpreter(peer: Peer) -> Path:
 def versions(peer: Peer, python: Path) -> Mapping[str, str]:
     """Return the versions of what the peer is made of; of a checkout, its commit beside them."""
     if peer.checkout is not None:
-        return {"commit": commit(peer.checkout), **installed(python, ["aiohttp", "attrs", "msgspec"])}
+        return {"commit": commit(peer.checkout) or "unknown", **installed(python, ["aiohttp", "attrs", "msgspec"])}
     return installed(python, pinned(PROGRAMS / f"{peer.name}.txt"))
 
 
