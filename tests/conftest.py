@@ -15,6 +15,7 @@ import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 
 import aiservices
+from aiservices.model import thread
 
 MAY_BLOCK = {
     "prometheus_client/process_collector.py": {"collect"},  # reads /proc, which is no disk
@@ -43,3 +44,19 @@ def blockbuster() -> Iterator[BlockBuster]:
             for file, names in MAY_BLOCK.items():
                 function.can_block_in(file, names)
         yield active
+
+
+class _NoCollections:
+    """Stands in for :mod:`gc` where a service loads and unloads: beside a thousand imported modules that is dear."""
+
+    def collect(self) -> None: ...
+
+    def freeze(self) -> None: ...
+
+    def unfreeze(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def cheap_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare tests the garbage collections of each load and unload; tests/model/test_thread.py has the real ones."""
+    monkeypatch.setattr(thread, "gc", _NoCollections())

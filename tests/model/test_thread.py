@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
 from aiservices.errors import ModelBroken, OutOfMemory
 from aiservices.model import ModelThread
+from aiservices.model.thread import free_memory, keep_out_of_collections
 
 
 class OutOfMemoryError(RuntimeError):
@@ -14,6 +17,11 @@ class OutOfMemoryError(RuntimeError):
 
 class AcceleratorError(RuntimeError):
     """Named as torch names its own."""
+
+
+@pytest.fixture
+def cheap_collections() -> None:
+    """Here the collections are real."""
 
 
 @pytest.fixture
@@ -77,3 +85,21 @@ def test_an_idle_thread_holds_on_to_nothing(executor: ModelThread) -> None:
 def test_stopping_what_never_started_is_harmless(executor: ModelThread) -> None:
     executor.stop()
     assert executor.join(0)
+
+
+def test_what_a_model_loaded_is_kept_out_of_collections_until_it_is_unloaded() -> None:
+    class Weights:
+        pass
+
+    weights = Weights()
+    weights.itself = weights  # type: ignore[attr-defined]  # what only a collection frees
+    gone = weakref.ref(weights)
+    before = gc.get_freeze_count()
+    keep_out_of_collections()
+    assert gc.get_freeze_count() > before
+    del weights
+    gc.collect()
+    assert gone() is not None
+    free_memory()
+    assert gone() is None
+    assert gc.get_freeze_count() == 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import Any, TypeVar
 
 from aiohttp import ClientResponse, web
@@ -32,7 +30,6 @@ def make_app(
     **settings: Any,
 ) -> web.Application:
     """Serve each fake handler under its class's name in lower case, with these settings of a service."""
-    _freeze_imports()
     names = {fake.__name__.lower(): f"{fake.__module__}:{fake.__name__}" for fake in fakes}
     services = {
         name: ServiceConfig(name=name, handler=handler, device="cpu", **{"batch_wait_s": 0.0, **settings})
@@ -48,12 +45,6 @@ def make_app(
         services=services,
     )
     return create_app(Registry(config))
-
-
-@cache
-def _freeze_imports() -> None:
-    """Unloading a model collects garbage; spare it the objects of every imported module, once a test process."""
-    gc.freeze()
 
 
 def handler_of(client: Client, kind: type[H]) -> H:
