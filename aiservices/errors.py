@@ -67,7 +67,7 @@ class JobNotFound(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The job's state does not allow the operation, or an idempotency key came with another input."""
+    """The job's state does not allow the operation, or an idempotency key came with another request."""
 
     code = "conflict"
 
@@ -117,6 +117,11 @@ class ModelBroken(ServiceError):
     """The model's device is beyond repair in this process (a broken CUDA context): the process has to be replaced."""
 
     code = "model_broken"
+
+
+def contained(error: BaseException) -> Exception:
+    """Return an error of a library as one that fails its job and no more: SystemExit and Rust's panics are none."""
+    return error if isinstance(error, Exception) else RuntimeError(f"a library raised {error!r}")
 
 
 def nearest(word: str, right_words: Iterable[str]) -> str:

@@ -98,20 +98,20 @@ class ServiceMetrics:
         """Count an accepted job."""
         self._submitted.inc()
 
-    def ended(self, status: str, delay_s: float, execution_s: float) -> None:
+    def ended(self, status: str, delay_s: float, execution_s: float | None) -> None:
         """Count an ended job and its times; one that never reached the model has no execution time.
 
         Args:
             status: the job's final status.
             delay_s: seconds in the queue.
-            execution_s: seconds on the model.
+            execution_s: seconds on the model; None if it never got there.
         """
         child = self._ended.get(status)
         if child is None:
             child = self._ended[status] = self._series.ended.labels(self._name, status)
         child.inc()
         self._delay.observe(delay_s)
-        if execution_s > 0:
+        if execution_s is not None:
             self._execution.observe(execution_s)
 
     def retried(self) -> None:

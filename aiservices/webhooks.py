@@ -63,10 +63,10 @@ SIGN_ON_LOOP_BYTES = 64 * 1024
 """A larger body is signed off the event loop: SHA-256 of 64 KiB takes some 50 µs."""
 
 
-@attrs.frozen
+@attrs.define
 class _Delivery:
     url: str = attrs.field(repr=False)
-    encode: Encode = attrs.field(repr=False)
+    encode: Encode | None = attrs.field(repr=False)
     size_bytes: int
     service: str
     job_id: str
@@ -178,7 +178,10 @@ class WebhookSender:
 
     async def _deliver(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
         """Return how it ended and, where it did not arrive, the last reason."""
-        body = await delivery.encode()
+        encode, delivery.encode = delivery.encode, None  # it holds the output, of which the body has all
+        assert encode is not None
+        body = await encode()
+        del encode
         result, reason = await self._attempt(delivery, body)
         for attempt in range(2, self._config.attempts + 1):
             if result is not WebhookResult.FAILED:

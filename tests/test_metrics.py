@@ -82,10 +82,11 @@ def test_what_is_watched_is_read_when_somebody_asks() -> None:
 
 def test_a_job_that_never_ran_has_no_execution_time() -> None:
     metrics = Metrics()
-    metrics.service("echo").ended("CANCELLED", 0.1, 0.0)
+    metrics.service("echo").ended("CANCELLED", 0.1, None)
+    metrics.service("echo").ended("COMPLETED", 0.1, 0.0)  # within one turn of the loop's clock
     shown = lines(metrics)
-    assert 'aiservices_job_delay_seconds_count{service="echo"} 1.0' in shown
-    assert 'aiservices_job_execution_seconds_count{service="echo"} 0.0' in shown
+    assert 'aiservices_job_delay_seconds_count{service="echo"} 2.0' in shown
+    assert 'aiservices_job_execution_seconds_count{service="echo"} 1.0' in shown
 
 
 def test_statuses_and_results_are_counted_apart() -> None:

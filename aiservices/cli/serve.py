@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +12,7 @@ import attrs
 from aiohttp import web
 
 from aiservices import __version__, loops
-from aiservices.cli import Exit
+from aiservices.cli import Exit, leaving
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.logs import configure_logging, get_logger
@@ -84,7 +82,7 @@ async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_
     runner = web.AppRunner(
         create_app(registry), handler_cancellation=False, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
     )
-    stop = _Stop(leave or _leave)
+    stop = _Stop(leave or leaving.leave)
     await runner.setup()
     try:
         for each in sockets:
@@ -96,7 +94,7 @@ async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_
         log.info("server.draining", broken=registry.broken, grace_s=config.server.grace_s)
         busy = registry.busy
         await registry.drain(config.server.grace_s)
-        if busy:
+        if busy or registry.broken:
             await asyncio.sleep(LINGER_S)
     finally:
         await runner.cleanup()
@@ -173,8 +171,3 @@ class _Stop:
             log.warning("server.left_at_once", signal=number.name)
             self._leave(128 + number)
         self.asked.set()
-
-
-def _leave(code: int) -> None:
-    logging.shutdown()  # writes what is still in the queue
-    os._exit(code)

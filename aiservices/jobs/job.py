@@ -166,14 +166,17 @@ class Job:
         if self.is_current(attempt):
             self.progress = min(1.0, max(0.0, fraction))
 
-    def read_stream(self) -> list[Any]:
-        """Take the unread chunks.
+    def check_stream(self) -> None:
+        """Make sure that there may be something to read.
 
         Raises:
             StreamEnded: it was cancelled and a reader has been told so: RunPod's Python client would ask for ever.
         """
         if self._end_was_read:
             raise StreamEnded("the job was cancelled and its stream has been read to the end")
+
+    def read_stream(self) -> list[Any]:
+        """Take the unread chunks."""
         self._end_was_read = self.stage is Stage.CANCELLED
         return self.stream.drain()
 

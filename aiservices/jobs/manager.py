@@ -98,7 +98,7 @@ class JobManager:
         known = self._keys.get(request.idempotency_key or "")
         if known is not None:
             if known.request.fingerprint != request.fingerprint:
-                raise Conflict("this idempotency key was used with another input")
+                raise Conflict("this idempotency key was used with another request")
             return known
         self._check_room(request.input_bytes)
         self._sequence += 1
@@ -216,7 +216,8 @@ class JobManager:
 
     def _announce(self, job: Job) -> None:
         """Tell metrics, log and the caller's server."""
-        self._metrics.ended(job.status, job.delay_s, job.execution_s)
+        execution_s = None if job.started_at is None else job.execution_s
+        self._metrics.ended(job.status, job.delay_s, execution_s)
         log.info(
             "job.finished",
             service=self.service,

@@ -24,7 +24,7 @@ from aiservices.handler import Handler
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.model.device import check_memory, resolve_device
-from aiservices.model.thread import ModelThread, free_memory, keep_out_of_collections
+from aiservices.model.thread import ModelThread, forget_model, keep_out_of_collections
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore, Progress
 
@@ -112,13 +112,13 @@ class Model:
         self._set(ServiceState.FAILED, reason)
 
     async def unload(self) -> None:
-        """Give the memory back, on the model's thread; one that hangs is left to the end of the process."""
-        if not self._in_memory:
+        """Give the memory back, on the model's thread; that of a broken model is left to the end of the process."""
+        if not self._in_memory or self.broken:
             return
         self._in_memory = False
         unloaded = asyncio.wrap_future(self.thread.submit(self._unload_here))
         try:
-            await asyncio.wait_for(unloaded, 0.0 if self.broken else UNLOAD_TIMEOUT_S)
+            await asyncio.wait_for(unloaded, UNLOAD_TIMEOUT_S)
         except TimeoutError:
             log.warning("service.unload_timed_out", service=self._config.name, seconds=UNLOAD_TIMEOUT_S)
         except Exception as error:
@@ -168,7 +168,7 @@ class Model:
     def _unload_here(self) -> None:
         """On the model's thread."""
         self._handler.unload()
-        free_memory()
+        forget_model()
 
 
 def option_folders(config: ServiceConfig, handler: Handler[Any, Any]) -> dict[str, str]:

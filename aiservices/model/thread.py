@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TypeVar
 
 from aiservices.errors import ModelBroken, OutOfMemory
@@ -80,6 +80,8 @@ class ModelThread:
                 continue
             try:
                 future.set_result(function())
+            except CancelledError as error:  # a library's own would be taken for ours
+                future.set_exception(RuntimeError(f"the model's code raised {error!r}"))
             except Exception as error:
                 future.set_exception(self.translate(error))
             except BaseException as error:  # SystemExit in a library must not end the thread, nor reach the loop
@@ -96,9 +98,15 @@ def keep_out_of_collections() -> None:
     gc.freeze()
 
 
+def forget_model() -> None:
+    """Give back the memory of a model that nobody holds any more. Must run on the model's thread."""
+    gc.unfreeze()
+    free_memory()
+    gc.freeze()  # the modules and the other models stay
+
+
 def free_memory() -> None:
     """Collect garbage and hand cached device memory back. Must run on the model's thread."""
-    gc.unfreeze()
     gc.collect()
     torch = sys.modules.get("torch")  # a service without torch must not import it for this
     if torch is not None and torch.cuda.is_available():

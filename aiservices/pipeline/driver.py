@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from aiservices.errors import ModelBroken
+from aiservices.errors import ModelBroken, contained
 from aiservices.handler import Handler, Task
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
@@ -26,13 +26,13 @@ class StepReport:
     Attributes:
         results: rows that left the handler with a result or an error.
         freed: rows that were taken out, or never let in, because their jobs had ended.
-        rows: how many ran together.
+        row_count: how many ran together.
         error: what failed for all of them together.
     """
 
     results: Sequence[tuple[AnyTask, Any]] = ()
     freed: Sequence[AnyTask] = ()
-    rows: int = 0
+    row_count: int = 0
     error: Exception | None = None
 
 
@@ -116,8 +116,8 @@ class Driver:
             return
         try:
             self._handler.evict(evicted)
-        except Exception as error:
-            self._fail(rows, error)
+        except BaseException as error:
+            self._fail(rows, contained(error))
         self._post(StepReport(freed=evicted))
 
     def _admit(self, rows: set[AnyTask], joining: Sequence[AnyTask]) -> None:
@@ -129,10 +129,10 @@ class Driver:
             return
         try:
             self._handler.admit(joining)
-        except Exception as error:
-            translated = self._thread.translate(error)
+        except BaseException as error:
+            translated = self._thread.translate(contained(error))
             results = [(task, translated) for task in joining]
-            self._post(StepReport(results, rows=len(rows) + len(joining), error=translated))
+            self._post(StepReport(results, row_count=len(rows) + len(joining), error=translated))
         else:
             rows.update(joining)
 
@@ -140,13 +140,13 @@ class Driver:
         count = len(rows)
         self._metrics.rows(count)
         try:
-            finished = self._handler.step()
-        except Exception as error:
-            self._fail(rows, error)
+            results = [(task, self._translated(result)) for task, result in self._handler.step()]
+        except BaseException as error:
+            self._fail(rows, contained(error))
             return
-        if finished:
-            rows.difference_update(task for task, _ in finished)
-            self._post(StepReport([(task, self._translated(result)) for task, result in finished], rows=count))
+        if results:
+            rows.difference_update(task for task, _ in results)
+            self._post(StepReport(results, row_count=count))
 
     def _fail(self, rows: set[AnyTask], error: Exception) -> None:
         """No row can be trusted any more. The handler lets go of them before their memory is freed."""
@@ -154,12 +154,12 @@ class Driver:
         rows.clear()
         try:
             self._handler.reset()
-        except Exception as second:
+        except BaseException as second:
             broken = ModelBroken(f"the handler could not be reset after an error: {second}")
-            self._post(StepReport([(task, broken) for task in failed], rows=count, error=broken))
+            self._post(StepReport([(task, broken) for task in failed], row_count=count, error=broken))
             return
         translated = self._thread.translate(error)
-        self._post(StepReport([(task, translated) for task in failed], rows=count, error=translated))
+        self._post(StepReport([(task, translated) for task in failed], row_count=count, error=translated))
 
     def _translated(self, result: Any) -> Any:
         return self._thread.translate(result) if isinstance(result, Exception) else result

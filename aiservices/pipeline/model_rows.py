@@ -15,6 +15,7 @@ from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.driver import Driver, StepReport
 from aiservices.pipeline.row import Row
 from aiservices.settings import ServiceConfig
+from aiservices.timers import Timer
 
 log = get_logger(__name__)
 
@@ -47,6 +48,7 @@ class ModelRows:
         self._joins_midway = not isinstance(handler, BatchHandler)
         self._rows: dict[Task[Any], Row] = {}
         self._reports: list[StepReport] = []
+        self._watching: Timer | None = None
         self.limit = config.max_batch_size
         """Most rows at once; lower for a while after the device ran out of memory."""
 
@@ -62,18 +64,21 @@ class ModelRows:
 
     def join(self, rows: Sequence[Row]) -> None:
         """Let prepared rows join: one hand-over for all of them."""
+        for row in rows:
+            row.started_at = self._jobs.now()
         tasks = {row.task: row for row in rows if row.task is not None}
         self._rows.update(tasks)
         self._driver.join(list(tasks))
 
     def let_go(self) -> None:
         """Take rows out whose jobs have ended meanwhile."""
-        leaving = [task for task, row in self._rows.items() if not row.current and not row.leaving]
-        if leaving:
-            self._driver.leave(leaving)
-        for task in leaving:
-            self._rows[task].leaving = True
-            self._watch(task)
+        leaving = {task: row for task, row in self._rows.items() if not row.current and row.leaving_since is None}
+        if not leaving:
+            return
+        for row in leaving.values():
+            row.leaving_since = self._jobs.now()
+        self._driver.leave(list(leaving))
+        self._watch()
 
     def results(self) -> Iterator[tuple[Row, Any]]:
         """Take what came of rows since the last call: each row, and its result or error.
@@ -85,7 +90,8 @@ class ModelRows:
         for report in reports:
             self._adapt_limit(report)
             for task in report.freed:
-                self._rows.pop(task, None)
+                if (freed := self._rows.pop(task, None)) is not None:
+                    freed.task = None
             for task, result in report.results:
                 if isinstance(result, ModelBroken):
                     raise result
@@ -97,9 +103,14 @@ class ModelRows:
                 raise report.error
 
     def forget(self) -> None:
-        """Forget every row: the model works no more."""
+        """Have the model's thread let go of every row, and forget them: nobody waits for one any more."""
+        if self._rows:
+            self._driver.leave(list(self._rows))
+        for row in self._rows.values():
+            row.task = None
         self._rows.clear()
         self._reports.clear()
+        self._watch()
 
     def _on_report(self, report: StepReport) -> None:
         self._reports.append(report)
@@ -109,22 +120,43 @@ class ModelRows:
         """Out of memory halves the rows that run together; each success lets one more in again."""
         troubles = (report.error, *(result for _, result in report.results))
         if any(isinstance(trouble, OutOfMemory) for trouble in troubles):
-            self.limit = max(1, report.rows // 2)
-            log.warning("model.out_of_memory", service=self._config.name, rows=report.rows, limit=self.limit)
-        elif report.error is None and report.rows >= self.limit:
+            self.limit = max(1, report.row_count // 2)
+            log.warning("model.out_of_memory", service=self._config.name, rows=report.row_count, limit=self.limit)
+        elif report.error is None and report.row_count >= self.limit:
             self.limit = min(self._config.max_batch_size, self.limit + 1)
 
-    def _watch(self, task: Task[Any]) -> None:
-        """See to it that the model's thread lets go of a row whose job has ended."""
-        job = self._rows[task].job
-        # The service's own limit counts, however short the caller's was: no caller may declare a slow model hung.
-        limit_s = max(self._config.timeout_s, job.timeout_s)
-        ran_s = 0.0 if job.started_at is None else self._jobs.now() - job.started_at
-        self._jobs.timers.call_later(limit_s - ran_s + self._config.hang_s, self._check_hang, task)
+    def _watch(self) -> None:
+        """See to it that the model's thread lets go of rows whose jobs have ended."""
+        if self._watching is not None:
+            self._watching.cancel()
+        due_at = self._hangs_at()
+        delay_s = None if due_at is None else due_at - self._jobs.now()
+        self._watching = None if delay_s is None else self._jobs.timers.call_later(delay_s, ModelRows._look, self)
 
-    def _check_hang(self, task: Task[Any]) -> None:
-        if task in self._rows:
-            hang_s = self._config.hang_s
-            reason = f"the model hangs: it held a job for {hang_s:g} s after the end of its time (hang_s)"
-            log.critical("model.hangs", service=self._config.name, reason=reason, stack=self._thread.stack())
-            self._on_report(StepReport(error=ModelBroken(reason)))
+    def _hangs_at(self) -> float | None:
+        """When the model counts as hung, unless it lets go of a row before; None if it has to let go of none.
+
+        ``hang_s`` after it was told to, and after the row's limit: the service's own at least, for no caller may call a
+        slow model hung. One call answers a whole batch, so there the latest limit of all its rows counts.
+        """
+        leaving = [row for row in self._rows.values() if row.leaving_since is not None]
+        if not leaving:
+            return None
+        if self._joins_midway:
+            latest = min(max(self._limit_at(row), row.leaving_since or 0.0) for row in leaving)
+        else:
+            told_at = min(row.leaving_since or 0.0 for row in leaving)
+            latest = max(told_at, *map(self._limit_at, self._rows.values()))
+        return latest + self._config.hang_s
+
+    def _limit_at(self, row: Row) -> float:
+        return row.started_at + max(self._config.timeout_s, row.job.timeout_s)
+
+    def _look(self) -> None:
+        due_at = self._hangs_at()
+        if due_at is None or due_at > self._jobs.now():
+            self._watch()
+            return
+        reason = f"the model hangs: it did not let go of a job within {self._config.hang_s:g} s after its end (hang_s)"
+        log.critical("model.hangs", service=self._config.name, reason=reason, stack=self._thread.stack())
+        self._on_report(StepReport(error=ModelBroken(reason)))

@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from aiservices.errors import JobFailed
+from aiservices.errors import JobFailed, contained
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler, Task
 from aiservices.jobs import Destination, Job, JobManager, JobOutput, Stage
@@ -129,6 +129,8 @@ class Pipeline:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
         self._on_model.forget()
+        for _, row in self._ready:
+            row.task = None
         self._ready.clear()
 
     def _let_go(self) -> None:
@@ -138,7 +140,10 @@ class Pipeline:
         for row in self._at_work:
             if not row.current and row.work is not None:
                 row.work.cancel()
-        self._ready = [entry for entry in self._ready if entry[1].current]
+        for _, row in self._ready:
+            if not row.current:
+                row.task = None
+        self._ready = [entry for entry in self._ready if entry[1].task is not None]
         heapq.heapify(self._ready)
         self._on_model.let_go()
 
@@ -179,16 +184,22 @@ class Pipeline:
             if limit.expired():
                 raise JobFailed(f"preparing the input took longer than {limit_s:g} s") from None
             raise
+        except (SystemExit, KeyboardInterrupt) as error:  # a task would hand these on to the event loop
+            raise contained(error) from error
         finally:
             stall.cancel()
         if row.current:
             self._make_ready(row, item)
 
     def _stall(self, row: Row) -> None:
-        """Let another job prepare in the place of one that takes long."""
-        if row.current and self._jobs.count(Stage.STALLED) < STALLED_PER_PLACE * self._prefetch:
+        """Let another job prepare in the place of one that takes long; try again where too many do."""
+        if not row.current or row.job.stage is not Stage.PREPARING:
+            return
+        if self._jobs.count(Stage.STALLED) < STALLED_PER_PLACE * self._prefetch:
             self._jobs.move(row.job, Stage.STALLED)
             self._jobs.changed.set()
+        else:
+            self._jobs.timers.call_later(STALLED_AFTER_S, self._stall, row)
 
     # The model
 
@@ -265,6 +276,6 @@ class Pipeline:
             if self._running:  # ours came after the job's end, so this ends it only if a library cancelled itself
                 finishing = row.job.stage is Stage.FINISHING
                 row.fail(JobFailed(f"{'finishing the output' if finishing else 'preparing the input'} was interrupted"))
-        elif isinstance(error := work.exception(), Exception):
-            row.fail(error)
+        elif (error := work.exception()) is not None:
+            row.fail(contained(error))
         self._jobs.changed.set()

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import attrs
 import msgspec
 
-from aiservices.errors import ServiceError
+from aiservices.errors import ServiceError, contained
 from aiservices.fetch import Fetcher
 from aiservices.handler import MediaKind, Task
 from aiservices.jobs import Job, JobOutput, Stage
@@ -47,7 +47,7 @@ class Row:
         surroundings: what the handler may use.
     """
 
-    __slots__ = ("_surroundings", "attempt", "job", "leaving", "task", "work")
+    __slots__ = ("_surroundings", "attempt", "job", "leaving_since", "started_at", "task", "work")
 
     def __init__(self, job: Job, surroundings: Surroundings) -> None:
         self.job = job
@@ -56,8 +56,10 @@ class Row:
         """What the handler's model gets, once it is prepared."""
         self.work: asyncio.Task[None] | None = None
         """Preparing or finishing that is under way."""
-        self.leaving = False
-        """Whether the model's thread was told to let go of it."""
+        self.started_at = 0.0
+        """When it joined the model, in seconds of the loop's clock."""
+        self.leaving_since: float | None = None
+        """When the model's thread was told to let go of it."""
         self._surroundings = surroundings
 
     @property
@@ -90,8 +92,8 @@ class Row:
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run CPU-heavy work in the pool."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._surroundings.pool, partial(function, *args, **kwargs))
+        work = partial(_contained, partial(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._surroundings.pool, work)
 
     def complete(self, output: JobOutput) -> None:
         """End the job as COMPLETED, unless something else already ended it."""
@@ -106,3 +108,13 @@ class Row:
             if self.current:
                 log.error("job.failed_unexpectedly", service=self.job.service, job=self.job.id, exc_info=error)
         self.job.finish(Stage.FAILED, attempt=self.attempt, error=text)
+
+
+def _contained(work: Callable[[], T]) -> T:
+    """In the pool: what is no Exception, as SystemExit, would go through the event loop and end the process."""
+    try:
+        return work()
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        raise contained(error) from error

@@ -87,7 +87,7 @@ async def test_one_idempotency_key_brings_one_job() -> None:
         assert submit("a") is job
         await ended(service, job)
         assert submit("a") is job
-        with pytest.raises(Conflict, match="another input"):
+        with pytest.raises(Conflict, match="another request"):
             submit("b")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from aiservices.errors import Unavailable
-from aiservices.handler import Handler, Task
+from aiservices.handler import Context, Handler, Task
 from aiservices.jobs import JobStatus, Stage
 from aiservices.model import ServiceState
 from tests.fakes import Counting, Gated, TextInput, TextOutput, Upper, make_shared
@@ -220,7 +221,7 @@ async def test_a_model_that_never_answers_fails_the_service_with_the_stack_of_it
             await until(handler.entered.is_set)
             waiting = ask(service, "b")
             assert await ended(service, job, waiting) == ["TIMED_OUT", "FAILED"]
-        assert waiting.error == "the model hangs: it held a job for 0.05 s after the end of its time (hang_s)"
+        assert waiting.error == "the model hangs: it did not let go of a job within 0.05 s after its end (hang_s)"
         assert (service.state, service.reason, service.broken, told) == ("FAILED", waiting.error, True, ["broken"])
         stack = next(entry["stack"] for entry in logs if entry["event"] == "model.hangs")
         assert "the test never opened the gate" in stack
@@ -250,3 +251,76 @@ async def test_results_of_a_retried_jobs_first_attempt_are_dropped() -> None:
         handler.gate.set()
         assert await ended(service, job) == ["COMPLETED"]
         assert (job.attempt, handler.batches) == (2, [["a"], ["a"]])
+
+
+@pytest.mark.parametrize("place", ["preprocess", "predict", "postprocess"])
+async def test_an_exit_in_a_library_fails_its_jobs_and_no_more(place: str) -> None:
+    class Exits(Upper):
+        async def preprocess(self, input: TextInput, context: Context) -> TextInput:
+            if (place, input.text) == ("preprocess", "bad"):
+                raise SystemExit(3)
+            return input
+
+        def predict(self, tasks: Sequence[Task[TextInput]]) -> list[TextOutput | Exception]:
+            if place == "predict" and any(task.item.text == "bad" for task in tasks):
+                raise SystemExit(3)
+            return super().predict(tasks)
+
+        def postprocess(self, result: TextOutput) -> TextOutput:
+            if (place, result.text) == ("postprocess", "BAD"):
+                raise SystemExit(3)
+            return result
+
+    async with running(Exits()) as service:
+        bad = ask(service, "bad")
+        assert await ended(service, bad) == ["FAILED"]
+        assert bad.error == f"internal error (job {bad.id})"
+        assert await ended(service, ask(service, "good")) == ["COMPLETED"]
+
+
+async def test_a_companion_with_more_time_keeps_a_batch_from_counting_as_hung() -> None:
+    handler = Gated()
+    async with running(handler, timeout_s=0.02, hang_s=0.02, batch_wait_s=LIMIT_S, max_batch_size=2) as service:
+        short, long = ask(service, "a"), ask(service, "b", timeout_s=LIMIT_S)
+        assert await ended(service, short) == ["TIMED_OUT"]
+        await asyncio.sleep(0.1)
+        assert not service.broken
+        handler.gate.set()
+        assert await ended(service, long) == ["COMPLETED"]
+
+
+async def test_jobs_that_were_cancelled_on_the_model_hold_no_memory() -> None:
+    handler = Counting()
+    async with running(handler, max_batch_size=4) as service:
+        jobs = [ask(service, "a", count=1_000_000, timeout_s=LIMIT_S) for _ in range(4)]
+        await until(lambda: all(job.stage is Stage.RUNNING for job in jobs))
+        tasks = [weakref.ref(task) for task in service._pipeline._on_model._rows]
+        for job in jobs:
+            service.cancel(job.id)
+        await until(lambda: service._pipeline.empty and not handler.rows)
+        await asyncio.sleep(0)
+        assert [task() for task in tasks] == [None] * 4
+
+
+async def test_closing_takes_rows_out_and_unloads() -> None:
+    class Unloads(Counting):
+        unloaded = False
+
+        def unload(self) -> None:
+            self.unloaded = True
+
+    handler = Unloads()
+    async with running(handler) as service:
+        job = ask(service, "a", count=1_000_000)
+        await until(lambda: job.stage is Stage.RUNNING and bool(handler.rows))
+    assert handler.unloaded
+    assert not handler.rows
+
+
+async def test_steps_that_are_told_one_by_one_are_told_all_the_same() -> None:
+    class Yields(Counting):
+        def step(self) -> Any:
+            yield from super().step()
+
+    async with running(Yields()) as service:
+        assert await ended(service, ask(service, "a")) == ["COMPLETED"]

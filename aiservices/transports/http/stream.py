@@ -24,6 +24,7 @@ async def poll(job: Job, timeout_s: float) -> bytes:
         StreamEnded: an earlier reader was told that the job was cancelled.
     """
     await job.wait_news(timeout_s)
+    job.check_stream()
     size_bytes = job.stream.size_bytes
     shown = {"stream": [{"output": chunk} for chunk in job.read_stream()], "status": job.status}
     if size_bytes <= ON_LOOP_BYTES:
@@ -40,6 +41,7 @@ async def send_events(request: web.Request, service: Service, job: Job) -> web.S
     Raises:
         StreamEnded: an earlier reader was told that the job was cancelled.
     """
+    job.check_stream()
     ended, chunks = job.ended, job.read_stream()
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
     await response.prepare(request)

@@ -184,7 +184,7 @@ async def test_the_same_key_with_another_wish_is_a_conflict(aiohttp_client: Make
     body = {"input": {"text": "mug"}}
     first = await read(await client.post("/v2/upper/run", json=body, headers=headers))
     refused = await read(await client.post("/v2/upper/run", json={**body, **beside}, headers=headers), 409)
-    assert refused == {"error": "this idempotency key was used with another input"}
+    assert refused == {"error": "this idempotency key was used with another request"}
     again = await read(await client.post("/v2/upper/run", json=body, headers=headers))
     assert again["id"] == first["id"]
 

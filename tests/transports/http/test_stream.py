@@ -55,6 +55,20 @@ async def test_events_carry_each_chunk_and_then_the_status(aiohttp_client: MakeC
     assert json.loads(data)["output"] == {"text": "mug 2"}
 
 
+async def test_two_readers_of_events_both_hear_of_a_cancelled_job(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Gated))
+    job_id = await run(client, "gated", text="mug")
+    events = {"Accept": "text/event-stream"}
+    answers = [await client.get(f"/v2/gated/stream/{job_id}", headers=events) for _ in range(2)]
+    await client.post(f"/v2/gated/cancel/{job_id}")
+    for answer in answers:
+        text = await answer.text()
+        assert text.startswith("event: status")
+        assert '"CANCELLED"' in text
+        assert "HTTP/1.1" not in text
+    handler_of(client, Gated).gate.set()
+
+
 async def test_a_quiet_event_stream_sends_heartbeats(
     aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
