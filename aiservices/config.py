@@ -109,6 +109,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
     _check_keys(document, [*_TABLES, "services", "profiles"], where=f"{source}")
     overrides = _read_environment(environ)
     built = {name: _build_table(name, document, overrides, source) for name in _TABLES}
+    _check_bodies(built["server"], source)
     chosen = profile or built["server"].profile
     profiles = _build_profiles(document, source)
     if chosen not in profiles:
@@ -120,6 +121,14 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
 def settings_path(path: Path | None, environ: Mapping[str, str]) -> Path:
     """Return the settings file: the one that is named, else ``AISERVICES_CONFIG``, else ``services.toml`` here."""
     return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_PATH)
+
+
+def _check_bodies(server: ServerConfig, source: Path) -> None:
+    """One body alone has to fit: it would be refused for ever."""
+    largest = max(server.max_run_body_bytes, server.max_runsync_body_bytes)
+    if server.max_bodies_bytes < largest:
+        where = f"{source}: [server] max_bodies_bytes"
+        raise ConfigError(f"{where}: expected at least {largest}, what one body may have")
 
 
 def _read(source: Path) -> dict[str, Any]:

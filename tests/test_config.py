@@ -155,6 +155,7 @@ WRONG: list[tuple[str, str]] = [
     ('[server]\napi_keys = "a"', "[server] api_keys: expected array, got str"),
     ('[server]\napi_keys = [""]', "[server] api_keys: expected str of length >= 1"),
     ("[server]\nmax_bodies_bytes = 0", "[server] max_bodies_bytes: expected at least 1"),
+    ("[server]\nmax_bodies_bytes = 9", "[server] max_bodies_bytes: expected at least 20971520, what one body may have"),
     ("[server]\nbody_timeout_s = 0", "[server] body_timeout_s: expected more than 0"),
     ('[server]\nlog_level = "inf"', "[server] log_level: unknown value 'inf'; did you mean 'info'?"),
     ("[fetch]\ntimeout_s = 0", "[fetch] timeout_s: expected more than 0"),
