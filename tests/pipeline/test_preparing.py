@@ -144,3 +144,18 @@ async def test_a_time_out_of_the_handlers_own_is_not_taken_for_ours() -> None:
         job = ask(service, "a")
         assert await ended(service, job) == ["FAILED"]
         assert job.error == f"internal error (job {job.id})"
+
+
+async def test_the_interruption_of_an_earlier_attempt_does_not_end_the_retry() -> None:
+    handler = Picky()
+    async with running(handler) as service:
+        job = ask(service, "slow")
+        await until(lambda: job.stage is Stage.PREPARING)
+        job.finish(Stage.TIMED_OUT, error="its time was up")
+        service.retry(job.id)  # before the work of the first attempt has been stopped
+        await until(lambda: job.stage is Stage.PREPARING)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        handler.opened.set()
+        assert await ended(service, job) == ["COMPLETED"]
+        assert job.attempt == 2
