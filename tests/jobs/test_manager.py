@@ -119,3 +119,22 @@ async def test_results_are_forgotten_by_count_and_by_time() -> None:
         for job in jobs:
             with pytest.raises(JobNotFound, match="not found or expired"):
                 service.get(job.id)
+
+
+async def test_a_job_that_was_retried_is_not_forgotten_while_it_waits() -> None:
+    handler = Gated()
+    async with running(handler, keep_results=1, max_batch_size=1) as service:
+        retried = ask(service, "fail")
+        await until(handler.entered.is_set)
+        handler.gate.set()
+        assert await ended(service, retried) == ["FAILED"]
+        handler.gate.clear()
+        handler.entered.clear()
+        running_one = ask(service, "a")
+        await until(handler.entered.is_set)
+        service.retry(retried.id)
+        for _ in range(3):
+            service.cancel(ask(service, "b").id)
+        assert service.get(retried.id) is retried
+        handler.gate.set()
+        assert await ended(service, running_one, retried) == ["COMPLETED", "FAILED"]

@@ -324,3 +324,17 @@ async def test_steps_that_are_told_one_by_one_are_told_all_the_same() -> None:
 
     async with running(Yields()) as service:
         assert await ended(service, ask(service, "a")) == ["COMPLETED"]
+
+
+async def test_a_job_that_is_cancelled_before_its_row_joined_gives_its_place_back() -> None:
+    handler = Counting(free_running=False)
+    async with running(handler, max_batch_size=2) as service:
+        first = ask(service, "a", count=2)
+        await until(handler.waiting.is_set)
+        second = ask(service, "b")
+        await until(lambda: second.stage is Stage.RUNNING)  # handed over, while the first one's step is under way
+        service.cancel(second.id)
+        handler.turn.release(100)
+        assert await ended(service, first) == ["COMPLETED"]
+        await until(lambda: service._pipeline.empty)
+        assert not handler.rows
