@@ -67,6 +67,11 @@ class ServerConfig:
         512 * 1024 * 1024, "most bytes of request bodies under way at once, over all connections; more is refused: 503"
     )
     body_timeout_s: PositiveSeconds = setting(120.0, "seconds that one request's body may take to arrive")
+    head_timeout_s: PositiveSeconds = setting(10.0, "seconds that a request's head may take to arrive")
+    keepalive_s: PositiveSeconds = setting(75.0, "seconds that a connection may wait for its next request")
+    max_connections: Positive = setting(
+        2000, "most connections; above it idle ones are closed, and where none is idle, new ones get probes only"
+    )
 
 
 @attrs.frozen(kw_only=True)

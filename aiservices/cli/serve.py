@@ -19,6 +19,7 @@ from aiservices.logs import configure_logging, get_logger
 from aiservices.registry import Registry
 from aiservices.settings import Config
 from aiservices.transports.http import create_app
+from aiservices.transports.http.connections import Runner, raise_file_limit
 
 CLOSE_TIMEOUT_S = 5.0
 """How long open connections may go on once every job has ended."""
@@ -79,8 +80,14 @@ async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_
         sockets += bind(config.server.host, health_port)
     registry = Registry(config)
     # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
-    runner = web.AppRunner(
-        create_app(registry), handler_cancellation=False, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
+    runner = Runner(
+        create_app(registry),
+        max_connections=raise_file_limit(config.server.max_connections),
+        head_timeout_s=config.server.head_timeout_s,
+        keepalive_timeout=config.server.keepalive_s,
+        handler_cancellation=False,
+        access_log=None,
+        shutdown_timeout=CLOSE_TIMEOUT_S,
     )
     stop = _Stop(leave or leaving.leave)
     await runner.setup()

@@ -20,9 +20,10 @@ _REQUEST_ID = web.RequestKey("request_id", str)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PROCESS_ID = os.urandom(10).hex()
 _REQUESTS = itertools.count()
-_PROBES = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
+PROBES = frozenset({"/livez", "/readyz", "/ping", "/metrics"})
+"""Paths that are asked again and again: logged at debug level only."""
 _LOGGED_PATH_LENGTH = 200
-_SECURITY_HEADERS = {
+SECURITY_HEADERS = {
     "Server": "aiservices",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
@@ -31,6 +32,7 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+"""What every answer has, also those to what is no HTTP."""
 
 log = get_logger(__name__)
 
@@ -52,7 +54,7 @@ def _new_id() -> str:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add the request id and the security headers; a signal, so that streams get them too."""
     response.headers[REQUEST_ID_HEADER] = request_id(request)
-    response.headers.update(_SECURITY_HEADERS)
+    response.headers.update(SECURITY_HEADERS)
     response.headers.setdefault("Cache-Control", "no-store")
 
 
@@ -65,7 +67,7 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
         response = await handler(request)
         status = response.status
     finally:
-        write = log.debug if request.path in _PROBES else log.info
+        write = log.debug if request.path in PROBES else log.info
         write(
             "http.request",
             method=request.method,

@@ -12,6 +12,7 @@ from aiservices.transports.http import jobs, openai_speech, process
 from aiservices.transports.http.access import add_headers, log_access
 from aiservices.transports.http.auth import check_access
 from aiservices.transports.http.bodies import BUDGET, BodyBudget
+from aiservices.transports.http.connections import check_room
 from aiservices.transports.http.errors import errors_as_json
 from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
 from aiservices.transports.http.openapi import describe
@@ -30,7 +31,7 @@ def create_app(registry: Registry) -> web.Application:
     """
     server = registry.config.server
     app = web.Application(
-        middlewares=[log_access, errors_as_json, check_origin, check_access],
+        middlewares=[log_access, errors_as_json, check_room, check_origin, check_access],
         handler_args={"auto_decompress": False},  # 4 MB may hold 4 GB, and are inflated on the loop
     )
     app[REGISTRY] = registry

@@ -1,0 +1,180 @@
+"""Connections: how many there may be, how long one may say nothing, and what it gets that speaks no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from aiservices.logs import get_logger
+from aiservices.transports.http.access import PROBES, SECURITY_HEADERS
+from aiservices.transports.http.errors import TooManyConnections
+
+PROBE_CONNECTIONS = 64
+"""Connections above the bound that are served probes alone, so that callers never stop ``/livez``."""
+
+_FILES_BESIDE = 512
+"""Open files of the process that are no connection: models, downloads, uploads, webhooks."""
+
+log = get_logger(__name__)
+
+
+class Connection(web.RequestHandler):
+    """One connection: closed where a request's head does not come in time.
+
+    Attributes:
+        above_bound: whether it came when there were as many as may be; it is served probes only.
+    """
+
+    __slots__ = ("_head_timer", "_head_timeout_s", "above_bound")
+
+    def __init__(self, *args: Any, head_timeout_s: float, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.above_bound = False
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for the head of a request."""
+        return self._current_request is None and not self._messages
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; the first head is waited for from now on."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; where they begin a head, its end has to follow in time."""
+        super().data_received(data)
+        if not self.idle:
+            self._forget_timer()
+        elif self._head_timer is None:
+            self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP in one line of JSON that tells nothing of the library that found it."""
+        log.debug("http.malformed", status=status, reason=type(exc).__name__)
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        shown = {"error": "the request is not valid HTTP" if status < 500 else "internal error"}
+        answer = web.Response(
+            status=status, body=msgspec.json.encode(shown), content_type="application/json", headers=SECURITY_HEADERS
+        )
+        answer.force_close()
+        return answer
+
+    def _await_head(self) -> None:
+        self._head_timer = asyncio.get_running_loop().call_later(self._head_timeout_s, self._head_late)
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self.idle:
+            self.force_close()
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class _Server(web.Server[web.Request]):
+    """Makes connections; where there are too many, idle ones give way, the oldest first."""
+
+    def __init__(self, *args: Any, max_connections: int, head_timeout_s: float, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._max_connections = max_connections
+        self._settings = {"head_timeout_s": head_timeout_s, **settings}
+        self._open: dict[Connection, None] = {}
+
+    def __call__(self) -> Connection:
+        """Make the protocol of a new connection."""
+        return Connection(self, loop=asyncio.get_running_loop(), **self._settings)
+
+    def connection_made(self, handler: web.RequestHandler[web.Request], transport: asyncio.Transport) -> None:
+        """Count a connection and, above the bound, close one that waits."""
+        assert isinstance(handler, Connection)
+        super().connection_made(handler, transport)
+        if len(self._open) >= self._max_connections:
+            oldest = next((each for each in self._open if each.idle), None)
+            if oldest is not None:
+                self._close(oldest)
+            else:
+                handler.above_bound = True
+        self._open[handler] = None
+        if len(self._open) > self._max_connections + PROBE_CONNECTIONS:
+            self._close(next(each for each in self._open if each.above_bound))
+
+    def connection_lost(self, handler: web.RequestHandler[web.Request], exc: BaseException | None = None) -> None:
+        """Count it no longer."""
+        assert isinstance(handler, Connection)
+        self._open.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+    def _close(self, connection: Connection) -> None:
+        self._open.pop(connection, None)
+        if connection.transport is not None:
+            connection.transport.abort()
+
+
+class Runner(web.AppRunner):
+    """Runs the application on bounded connections.
+
+    Args:
+        app: what to serve.
+        max_connections: most at once; above it idle ones are closed, and where none is idle, new ones get probes only.
+        head_timeout_s: how long the head of a request may take, from the connection's or its own first byte.
+        settings: of :class:`aiohttp.web.AppRunner`.
+    """
+
+    __slots__ = ("_bounds",)
+
+    def __init__(self, app: web.Application, *, max_connections: int, head_timeout_s: float, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._bounds = {"max_connections": max_connections, "head_timeout_s": head_timeout_s}
+
+    async def _make_server(self) -> web.Server[web.Request]:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            **self._bounds,
+            **made._kwargs,
+        )
+
+
+@web.middleware
+async def check_room(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Serve only probes to connections above the bound."""
+    if getattr(request.protocol, "above_bound", False) and request.path not in PROBES:
+        raise TooManyConnections("too many connections are open; try again", retry_after_s=1.0)
+    return await handler(request)
+
+
+def raise_file_limit(max_connections: int) -> int:
+    """Let the process open a file for each connection, as far as the system allows; return how many fit."""
+    wanted = max_connections + PROBE_CONNECTIONS + _FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        fits = max(1, min(max_connections, soft - PROBE_CONNECTIONS - _FILES_BESIDE))
+        if fits < max_connections:
+            log.warning("server.fewer_connections", max_connections=fits, open_files=soft)
+        return fits
+    return max_connections
