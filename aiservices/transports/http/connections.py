@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 from aiservices.logs import get_logger
 from aiservices.transports.http.access import PROBES, SECURITY_HEADERS
-from aiservices.transports.http.errors import TooManyConnections
+from aiservices.transports.http.errors import json_response
 
 PROBE_CONNECTIONS = 64
 """Connections above the bound that are served probes alone, so that callers never stop ``/livez``."""
@@ -31,7 +31,7 @@ class Connection(web.RequestHandler):
         above_bound: whether it came when there were as many as may be; it is served probes only.
     """
 
-    __slots__ = ("_head_timer", "_head_timeout_s", "above_bound")
+    __slots__ = ("_head_timeout_s", "_head_timer", "above_bound")
 
     def __init__(self, *args: Any, head_timeout_s: float, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -41,8 +41,8 @@ class Connection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for the head of a request."""
-        return self._current_request is None and not self._messages
+        """Whether it waits for the head of a request, with nothing left to answer."""
+        return not self._request_in_progress and not self._messages
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; the first head is waited for from now on."""
@@ -76,13 +76,20 @@ class Connection(web.RequestHandler):
         answer.force_close()
         return answer
 
+    def abort(self) -> None:
+        """End at once; what is not sent yet is dropped, or a peer that does not read would keep the file open."""
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
+
     def _await_head(self) -> None:
         self._head_timer = asyncio.get_running_loop().call_later(self._head_timeout_s, self._head_late)
 
     def _head_late(self) -> None:
         self._head_timer = None
         if self.idle:
-            self.force_close()
+            self.abort()
 
     def _forget_timer(self) -> None:
         if self._head_timer is not None:
@@ -90,43 +97,46 @@ class Connection(web.RequestHandler):
             self._head_timer = None
 
 
-class _Server(web.Server[web.Request]):
+class _Server(web.Server):
     """Makes connections; where there are too many, idle ones give way, the oldest first."""
 
     def __init__(self, *args: Any, max_connections: int, head_timeout_s: float, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._max_connections = max_connections
-        self._settings = {"head_timeout_s": head_timeout_s, **settings}
-        self._open: dict[Connection, None] = {}
+        self._head_timeout_s = head_timeout_s
+        self._within: dict[Connection, None] = {}
+        self._above: dict[Connection, None] = {}
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
-        return Connection(self, loop=asyncio.get_running_loop(), **self._settings)
+        loop = asyncio.get_running_loop()
+        return Connection(self, loop=loop, head_timeout_s=self._head_timeout_s, **self._kwargs)
 
-    def connection_made(self, handler: web.RequestHandler[web.Request], transport: asyncio.Transport) -> None:
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection and, above the bound, close one that waits."""
         assert isinstance(handler, Connection)
         super().connection_made(handler, transport)
-        if len(self._open) >= self._max_connections:
-            oldest = next((each for each in self._open if each.idle), None)
-            if oldest is not None:
-                self._close(oldest)
-            else:
-                handler.above_bound = True
-        self._open[handler] = None
-        if len(self._open) > self._max_connections + PROBE_CONNECTIONS:
-            self._close(next(each for each in self._open if each.above_bound))
+        if len(self._within) >= self._max_connections:
+            self._close(next((each for each in self._within if each.idle), None))
+        handler.above_bound = len(self._within) >= self._max_connections
+        (self._above if handler.above_bound else self._within)[handler] = None
+        if len(self._above) > PROBE_CONNECTIONS:
+            self._close(next(iter(self._above)))
 
-    def connection_lost(self, handler: web.RequestHandler[web.Request], exc: BaseException | None = None) -> None:
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Count it no longer."""
         assert isinstance(handler, Connection)
-        self._open.pop(handler, None)
+        self._forget(handler)
         super().connection_lost(handler, exc)
 
-    def _close(self, connection: Connection) -> None:
-        self._open.pop(connection, None)
-        if connection.transport is not None:
-            connection.transport.abort()
+    def _close(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self._forget(connection)
+            connection.abort()
+
+    def _forget(self, connection: Connection) -> None:
+        self._within.pop(connection, None)
+        self._above.pop(connection, None)
 
 
 class Runner(web.AppRunner):
@@ -143,15 +153,16 @@ class Runner(web.AppRunner):
 
     def __init__(self, app: web.Application, *, max_connections: int, head_timeout_s: float, **settings: Any) -> None:
         super().__init__(app, **settings)
-        self._bounds = {"max_connections": max_connections, "head_timeout_s": head_timeout_s}
+        self._bounds = (max_connections, head_timeout_s)
 
-    async def _make_server(self) -> web.Server[web.Request]:
+    async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
-            **self._bounds,
+            max_connections=self._bounds[0],
+            head_timeout_s=self._bounds[1],
             **made._kwargs,
         )
 
@@ -159,9 +170,12 @@ class Runner(web.AppRunner):
 @web.middleware
 async def check_room(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Serve only probes to connections above the bound."""
-    if getattr(request.protocol, "above_bound", False) and request.path not in PROBES:
-        raise TooManyConnections("too many connections are open; try again", retry_after_s=1.0)
-    return await handler(request)
+    if not getattr(request.protocol, "above_bound", False) or request.path in PROBES:
+        return await handler(request)
+    shown = {"status": "FAILED", "error": "too many connections are open; try again"}
+    answer = json_response(shown, 503, {"Retry-After": "1"})
+    answer.force_close()  # a client that kept this connection would be refused for as long as it keeps it
+    return answer
 
 
 def raise_file_limit(max_connections: int) -> int:

@@ -70,16 +70,6 @@ class TooManyBodies(ServiceError):
         self.retry_after_s = retry_after_s
 
 
-class TooManyConnections(ServiceError):
-    """The connection is one above the bound; try again after ``retry_after_s``."""
-
-    code = "too_many_connections"
-
-    def __init__(self, reason: str, retry_after_s: float) -> None:
-        super().__init__(reason)
-        self.retry_after_s = retry_after_s
-
-
 STATUS: Mapping[str, int] = {
     "invalid_input": 400,
     "fetch_failed": 400,
@@ -96,7 +86,6 @@ STATUS: Mapping[str, int] = {
     "queue_full": 429,
     "caller_gone": CLIENT_GONE,
     "too_many_bodies": 503,
-    "too_many_connections": 503,
     "unavailable": 503,
     "model_broken": 503,
     "out_of_memory": 503,

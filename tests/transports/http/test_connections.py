@@ -74,14 +74,17 @@ async def served(
         head_timeout_s=head_timeout_s,
         keepalive_timeout=keepalive_s,
         access_log=None,
+        shutdown_timeout=1.0,
     )
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         running = Served(runner.addresses[0][1])
-        yield running
-        for line in running.lines:
-            line.close()
+        try:
+            yield running
+        finally:
+            for line in running.lines:
+                line.close()
     finally:
         await runner.cleanup()
 
@@ -154,7 +157,7 @@ async def test_what_is_no_http_is_told_so_and_nothing_more(sent: bytes) -> None:
         line = await server.line()
         await line.send(sent)
         head, body = (await line.head()), await line.rest()
-        assert head.startswith(b"HTTP/1.1 400 ") or head.startswith(b"HTTP/1.0 400 ")
+        assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
         assert b"Server: aiservices\r\n" in head
         assert json.loads(body) == {"error": "the request is not valid HTTP"}
         assert b"python" not in head.lower() + body.lower()
