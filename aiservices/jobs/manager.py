@@ -45,6 +45,8 @@ class JobManager:
         """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
         self.ended_counts: dict[JobStatus, int] = dict.fromkeys(ENDED, 0)
         self.retried_count = 0
+        self.idle_since = 0.0
+        """When the last live job ended, on the loop's clock."""
         self._metrics = metrics
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self._webhooks = webhooks
@@ -209,6 +211,7 @@ class JobManager:
             job.request.forget_input()
         self.ended_counts[job.status] += 1
         if self.live_count == 0:
+            self.idle_since = self.now()
             self._idle.set()
         self._announce(job)
         self._retention.add(job)
