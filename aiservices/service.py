@@ -128,7 +128,7 @@ class Service:
             self._outputs.check(request.destination)
         if not request.is_warmup:
             request.input = self._read_input(request.input)
-        job = self._jobs.submit(request)
+        job = self._jobs.submit(request, model_ready=self.state is ServiceState.READY)
         self._begin_work()
         return job
 
