@@ -153,6 +153,9 @@ class ServiceConfig:
     load: Literal["start", "first_use"] = setting(
         "start", "when the model is loaded: at the `start`, or at its `first_use` by a job"
     )
+    idle_s: Seconds = setting(
+        0.0, "seconds without a job after which the model is unloaded; the next job loads it again; 0: never"
+    )
     memory_gib: Gib = setting(0.0, "GiB that have to be free on the device before the model is loaded; 0: do not check")
     max_batch_size: Positive = setting(8, "most jobs in the model at once")
     batch_wait_s: Seconds = setting(

@@ -34,6 +34,7 @@ from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
 from aiservices.pipeline.row import Row, Surroundings
 from aiservices.settings import ServiceConfig
+from aiservices.timers import Timer
 
 STALLED_AFTER_S = 1.0
 """A job that prepares for longer gives its place among ``prefetch`` to another."""
@@ -98,6 +99,8 @@ class Pipeline:
         """Rows whose output is on its way to a caller's own bucket."""
         self._companions_until: float | None = None
         self._running = False
+        self._ready_at = 0.0
+        self._rest_timer: Timer | None = None
 
     @property
     def empty(self) -> bool:
@@ -105,24 +108,36 @@ class Pipeline:
         return not self._on_model and not self._at_work
 
     async def run(self) -> None:
-        """Move jobs along until cancelled.
+        """Move jobs along until cancelled, or until nobody has used the model for ``idle_s``.
 
         Raises:
             ModelBroken: the device is beyond repair, or the model's thread hangs.
         """
         self._calls.bind()
-        self._running = True
+        self._running, self._ready_at = True, self._jobs.now()
         try:
             while True:
                 self._let_go()
                 self._settle()
                 self._begin_preparing()
                 self._fill_model()
+                if self._may_rest():
+                    return
                 await self._jobs.changed.wait()
                 self._jobs.changed.clear()
         finally:
             self._running = False
             await self._stop()
+
+    def _may_rest(self) -> bool:
+        """Whether nobody has used the model for ``idle_s``; looks again then, if so far nobody does."""
+        idle_s = self._config.idle_s
+        if idle_s == 0 or self._jobs.live_count or not self.empty:
+            return False
+        left_s = max(self._ready_at, self._jobs.idle_since) + idle_s - self._jobs.now()
+        if left_s > 0 and (self._rest_timer is None or not self._rest_timer.active):
+            self._rest_timer = self._jobs.timers.call_later(left_s, asyncio.Event.set, self._jobs.changed)
+        return left_s <= 0
 
     async def _stop(self) -> None:
         """Stop preparing and finishing, and forget every row."""
