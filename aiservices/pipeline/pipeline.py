@@ -33,6 +33,7 @@ from aiservices.outputs import OutputStore, Packed
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
 from aiservices.pipeline.row import Row, Surroundings
+from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
 from aiservices.timers import Timer
 
@@ -53,11 +54,13 @@ class Tools:
         fetcher: guarded download.
         outputs: encodes what a handler gave, large files by way of a bucket.
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
     """
 
     fetcher: Fetcher
     outputs: OutputStore
     pool: Executor
+    children: Children
 
 
 class Pipeline:
@@ -86,7 +89,9 @@ class Pipeline:
         self._jobs = jobs
         self._outputs = tools.outputs
         self._calls = LoopCalls()
-        self._surroundings = Surroundings(fetcher=tools.fetcher, pool=tools.pool, calls=self._calls)
+        self._surroundings = Surroundings(
+            fetcher=tools.fetcher, pool=tools.pool, children=tools.children, calls=self._calls
+        )
         self._on_model = ModelRows(handler, config, jobs, thread, self._calls, metrics)
         self._prepares = type(handler).preprocess is not Handler.preprocess
         self._shapes = type(handler).postprocess is not Handler.postprocess
