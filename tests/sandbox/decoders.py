@@ -50,7 +50,8 @@ def swell(data: bytes, *, field: str) -> Answer:
 
 def warn(data: bytes, *, field: str) -> Answer:
     warnings.warn("look", stacklevel=1)
-    print("noise", flush=True)
+    sys.stdout.write("noise\n")
+    sys.stdout.flush()
     return {}, b""
 
 
