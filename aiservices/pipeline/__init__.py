@@ -10,6 +10,7 @@
 ==============  ====================================================================================
 """
 
-from aiservices.pipeline.pipeline import Pipeline, Tools
+from aiservices.pipeline.pipeline import Pipeline
+from aiservices.pipeline.row import Tools
 
 __all__ = ["Pipeline", "Tools"]

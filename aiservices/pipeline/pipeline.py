@@ -16,25 +16,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Coroutine
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-import attrs
 import msgspec
 
 from aiservices.errors import JobFailed, contained
-from aiservices.fetch import Fetcher
 from aiservices.handler import Handler, Task
 from aiservices.jobs import Destination, Job, JobManager, JobOutput, Stage
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
-from aiservices.outputs import OutputStore, Packed
+from aiservices.outputs import Packed
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
 from aiservices.pipeline.rest import Rest
-from aiservices.pipeline.row import Row, Surroundings
-from aiservices.sandbox import Children
+from aiservices.pipeline.row import Row, Surroundings, Tools
 from aiservices.settings import ServiceConfig
 
 STALLED_AFTER_S = 1.0
@@ -44,23 +40,6 @@ STALLED_PER_PLACE = 4
 """How many jobs may be STALLED, for each place of ``prefetch``."""
 
 WARMED_UP = msgspec.json.encode({"state": "READY"})
-
-
-@attrs.frozen(kw_only=True)
-class Tools:
-    """What a pipeline works with.
-
-    Attributes:
-        fetcher: guarded download.
-        outputs: encodes what a handler gave, large files by way of a bucket.
-        pool: threads for preprocessing and postprocessing.
-        children: processes for what may crash or hang.
-    """
-
-    fetcher: Fetcher
-    outputs: OutputStore
-    pool: Executor
-    children: Children
 
 
 class Pipeline:

@@ -16,6 +16,7 @@ from aiservices.fetch import Fetcher
 from aiservices.handler import MediaKind, Task
 from aiservices.jobs import Job, JobOutput, Stage
 from aiservices.logs import get_logger
+from aiservices.outputs import OutputStore
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.sandbox import ChildFunction, Children
 
@@ -23,6 +24,23 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Tools:
+    """What a pipeline works with.
+
+    Attributes:
+        fetcher: guarded download.
+        outputs: encodes what a handler gave, large files by way of a bucket.
+        pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
+    """
+
+    fetcher: Fetcher
+    outputs: OutputStore
+    pool: Executor
+    children: Children
 
 
 @attrs.frozen(kw_only=True)
