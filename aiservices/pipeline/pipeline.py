@@ -94,6 +94,8 @@ class Pipeline:
         """Rows that may join the model: a heap by priority, which no two share."""
         self._at_work: set[Row] = set()
         """Rows that are being prepared or finished."""
+        self._sending = 0
+        """Rows whose output is on its way to a caller's own bucket."""
         self._companions_until: float | None = None
         self._running = False
 
@@ -215,8 +217,11 @@ class Pipeline:
             self._begin_preparing()
 
     def _room(self) -> int:
-        """How many rows may join now; a slow end must not pile up results."""
-        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING))
+        """How many rows may join now; a slow end must not pile up results.
+
+        What goes to a caller's bucket is not counted, or a silent store would hold the model: its bytes are bounded.
+        """
+        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING) + self._sending)
 
     def _awaits_companions(self) -> bool:
         """Whether an idle model waits for more, up to ``batch_wait_s`` after the first."""
@@ -255,8 +260,19 @@ class Pipeline:
     async def _finish(self, row: Row, result: Any) -> None:
         output = await row.run_in_pool(self._shape, result, row.job.request.destination)
         if isinstance(output, Packed):
-            output = await self._outputs.store(output, row.job)
+            del result  # the files are in the output now; what waits for a store is bounded by their bytes
+            output = await self._store(output, row.job)
         row.complete(output)
+
+    async def _store(self, packed: Packed, job: Job) -> JobOutput:
+        if job.request.destination is None:
+            return await self._outputs.store(packed, job)
+        self._sending += 1
+        self._jobs.changed.set()
+        try:
+            return await self._outputs.store(packed, job)
+        finally:
+            self._sending -= 1
 
     def _shape(self, result: Any, destination: Destination | None) -> JobOutput | Packed:
         return self._outputs.pack(self._handler.postprocess(result), destination)
