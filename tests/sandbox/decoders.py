@@ -50,8 +50,7 @@ def swell(data: bytes, *, field: str) -> Answer:
 
 def warn(data: bytes, *, field: str) -> Answer:
     warnings.warn("look", stacklevel=1)
-    sys.stdout.write("noise\n")
-    sys.stdout.flush()
+    os.write(2, b"noise")
     return {}, b""
 
 
