@@ -205,7 +205,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
     network = cast(Fetcher, NoNetwork())
     return Shared(
         fetcher=network,
-        webhooks=WebhookSender(WebhookConfig(), network, lambda service, result: None),
+        webhooks=WebhookSender(WebhookConfig(), network, lambda service, job_id, attempt, result: None),
         outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),

@@ -230,7 +230,9 @@ class JobManager:
         if job.request.webhook is not None:
             size_bytes = job.output.size_bytes if job.output is not None else 0
             encode = partial(encode_status, job.status_object(), job.output)
-            self._webhooks.send(job.request.webhook, encode, size_bytes, service=self.service, job_id=job.id)
+            self._webhooks.send(
+                job.request.webhook, encode, size_bytes, service=self.service, job_id=job.id, attempt=job.attempt
+            )
 
     def close(self) -> None:
         """Stop every timer."""
