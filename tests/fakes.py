@@ -20,6 +20,7 @@ from aiservices.outputs import OutputStore
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.storage import ModelStore
+from aiservices.trace import Trace
 from aiservices.webhooks import WebhookSender
 
 T = TypeVar("T")
@@ -158,7 +159,9 @@ class DirectExecutor(Executor):
 class NoNetwork:
     """Stands in for the fetcher where nothing shall be fetched."""
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         raise FetchError(field, "there is no network in this test")
 
     def check_url(self, url: str, *, field: str) -> None:
@@ -186,7 +189,9 @@ class FakeContext:
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         try:
             return self._files[url]
         except KeyError:

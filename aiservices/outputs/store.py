@@ -114,10 +114,10 @@ class OutputStore:
             urls = await self._uploader.upload(bucket, folder, packed.leaves)
         except Exception as error:
             reason = self._uploader.in_words(error)
-            log.warning("output.not_stored", service=job.service, job=job.id, bucket=bucket.name, reason=reason)
+            log.warning("output.not_stored", **job.log_fields, bucket=bucket.name, reason=reason)
             raise JobFailed(f"the output could not be stored in the bucket {bucket.name!r}: {reason}") from None
         size, seconds = sum(len(file.data) for file in packed.leaves), round(time.monotonic() - began, 3)
-        log.info("output.stored", service=job.service, job=job.id, bytes=size, seconds=seconds)
+        log.info("output.stored", **job.log_fields, bytes=size, seconds=seconds)
         fields = msgspec.json.encode({**msgspec.json.decode(packed.stays.fields), **urls})
         return JobOutput(fields, packed.stays.files)
 

@@ -23,6 +23,7 @@ from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Refused, host_of
 from aiservices.logs import get_logger
 from aiservices.settings import WebhookConfig
+from aiservices.trace import Trace
 from aiservices.webhooks.shares import Share, Slots
 from aiservices.webhooks.signing import SigningKeys, message_id
 
@@ -76,6 +77,7 @@ class _Delivery:
     job_id: str
     attempt: int
     tenant: str
+    trace: Trace | None
     host: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -162,6 +164,7 @@ class WebhookSender:
         job_id: str,
         attempt: int,
         tenant: str = "",
+        trace: Trace | None = None,
     ) -> None:
         """Schedule a delivery and return at once. Runs on the loop; never raises for what happens to the delivery.
 
@@ -173,8 +176,9 @@ class WebhookSender:
             job_id: for the log and, with ``attempt``, for the id of the message.
             attempt: of the job, the one that has ended.
             tenant: whose job it is; chooses the secrets and has a share of what may be pending.
+            trace: the job's; each attempt is a child of it.
         """
-        delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant)
+        delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace)
         if self._closed:
             self._count(delivery, WebhookResult.CUT_SHORT, _STOPPING)
             return
@@ -254,6 +258,8 @@ class WebhookSender:
             headers = keys.headers(message, timestamp_s, body)
         else:
             headers = await asyncio.to_thread(keys.headers, message, timestamp_s, body)
+        if delivery.trace is not None:
+            headers |= delivery.trace.child_headers()
         return await self._poster.post_json(delivery.url, body, headers=headers, timeout_s=self._config.timeout_s)
 
     def _ended(self, delivery: _Delivery, task: asyncio.Task[tuple[WebhookResult, str]]) -> None:
