@@ -1,7 +1,9 @@
 """One service: what it accepts, how its jobs stand, and how it starts and stops.
 
 The parts: ``jobs`` knows every job, ``model`` is the handler's model on its thread, the pipeline leads jobs to the
-model and back while it is READY. One task of the service does that: load, then run the pipeline.
+model and back while it is READY. One task of the service does that: load, then run the pipeline; once nobody uses the
+model, unload it, and begin again if a job came meanwhile. It ends with the model COLD, FAILED or the service closed; a
+job begins it anew.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ class Service:
         tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
+        self._rested = False
 
     @property
     def state(self) -> ServiceState:
@@ -97,6 +100,12 @@ class Service:
     def busy(self) -> bool:
         """Whether a job has not ended yet."""
         return self._jobs.live_count > 0
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether its model works on jobs at once, or loads on purpose with its first job."""
+        cold_on_purpose = self.state is ServiceState.COLD and (self.config.load == "first_use" or self._rested)
+        return cold_on_purpose or self.state in (ServiceState.READY, ServiceState.UNLOADING)
 
     # What callers do
 
@@ -119,7 +128,7 @@ class Service:
             self._outputs.check(request.destination)
         if not request.is_warmup:
             request.input = self._read_input(request.input)
-        job = self._jobs.submit(request)
+        job = self._jobs.submit(request, model_ready=self.state is ServiceState.READY)
         self._begin_work()
         return job
 
@@ -175,7 +184,7 @@ class Service:
             },
             "workers": {
                 "idle": int(ready and running == 0),
-                "initializing": int(self.state in (ServiceState.COLD, ServiceState.LOADING)),
+                "initializing": int(self.state in (ServiceState.COLD, ServiceState.LOADING, ServiceState.UNLOADING)),
                 "ready": int(ready),
                 "running": int(ready and running > 0),
                 "throttled": 0,
@@ -218,8 +227,10 @@ class Service:
 
     async def _load_and_run(self) -> None:
         try:
-            await self._model.load()
-            await self._pipeline.run()
+            await self._load_and_run_until_unused()
+            while self._jobs.live_count:  # they came while it was unloaded
+                self._model.expect_load()
+                await self._load_and_run_until_unused()
         except LoadFailed as error:
             self._jobs.fail_all(str(error))
         except Exception as error:
@@ -229,6 +240,12 @@ class Service:
             self._model.fail(str(error))
             self._jobs.fail_all(str(error))
             self._on_broken()
+
+    async def _load_and_run_until_unused(self) -> None:
+        await self._model.load()
+        await self._pipeline.run()
+        self._rested = True
+        await self._model.rest(f"nobody used the model for {self.config.idle_s:g} s: it is being unloaded")
 
     def _read_input(self, payload: Mapping[str, Any]) -> Any:
         given = read_input(self.handler.Input, payload)

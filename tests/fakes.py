@@ -172,6 +172,9 @@ class NoNetwork:
     ) -> int:
         return 200
 
+    async def put(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str) -> int:
+        raise FetchError(field, "there is no network in this test")
+
 
 class FakeContext:
     """A context for calling a handler by hand: keeps what was emitted, fetches from a dict of URL to bytes."""

@@ -20,11 +20,11 @@ from typing import Protocol
 import attrs
 
 from aiservices.errors import FetchError, InvalidInput
-from aiservices.fetch import Refused, host_of
+from aiservices.fetch import HostSlots, Refused, host_of
 from aiservices.logs import get_logger
 from aiservices.settings import WebhookConfig
 from aiservices.trace import Trace
-from aiservices.webhooks.shares import Share, Slots
+from aiservices.webhooks.shares import Share
 from aiservices.webhooks.signing import SigningKeys, message_id
 
 log = get_logger(__name__)
@@ -129,7 +129,7 @@ class WebhookSender:
             tenant: SigningKeys(secrets, where=f"tenant {tenant!r}: webhook_secrets")
             for tenant, secrets in (tenant_secrets or {}).items()
         }
-        self._slots = Slots(max_concurrency, config.max_per_host)
+        self._slots = HostSlots(max_concurrency, config.max_per_host)
         self._per_host, self._per_tenant = Share(config.max_pending_per_host), Share(config.max_pending_per_tenant)
         self._sleep = sleep
         self._clock = clock
@@ -237,7 +237,7 @@ class WebhookSender:
         return result, reason
 
     async def _attempt(self, delivery: _Delivery, body: bytes) -> tuple[WebhookResult, str]:
-        async with self._slots.take(delivery.host):
+        async with self._slots.taken(delivery.host):
             try:
                 status = await self._post(delivery, body)
             except Refused as error:

@@ -13,7 +13,6 @@ import pytest
 from aiservices.errors import ConfigError
 from aiservices.settings import WebhookConfig
 from aiservices.webhooks import SigningKeys, WebhookSender
-from aiservices.webhooks.shares import Slots
 from tests.webhooks.bench import BODY, URL, Bench, Receiver, encoded
 
 SILENT = "https://silent.example/"
@@ -87,16 +86,3 @@ async def test_a_tenants_own_secrets_sign_alone() -> None:
 def test_a_tenants_refused_secret_names_the_tenant() -> None:
     with pytest.raises(ConfigError, match=r"^tenant 'acme': webhook_secrets\[0\]: expected "):
         WebhookSender(WebhookConfig(), Receiver([200]), lambda *_: None, tenant_secrets={"acme": ["short"]})
-
-
-async def test_slots_keep_nothing_of_a_key_that_nobody_uses() -> None:
-    slots = Slots(2, 1)
-    async with slots.take("a"):
-        waiting = asyncio.create_task(slots.take("a").__aenter__())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        async with slots.take("b"):
-            pass
-    assert not slots._keys
-    assert not slots._users
