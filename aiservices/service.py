@@ -26,6 +26,7 @@ from aiservices.metrics import Metrics
 from aiservices.model import LoadFailed, Model, ServiceState
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
+from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
@@ -42,6 +43,7 @@ class Shared:
 
     Attributes:
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
         load_slot: held while a model loads.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
@@ -53,6 +55,7 @@ class Shared:
     metrics: Metrics
     store: ModelStore
     pool: Executor
+    children: Children
     load_slot: asyncio.Lock
     worker_id: str
     on_broken: Callable[[], None]
@@ -76,7 +79,7 @@ class Service:
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
         self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id)
         self._model = Model(handler, config, shared.store, shared.load_slot, metrics)
-        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool)
+        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
         self._rested = False

@@ -54,6 +54,13 @@ class ServerConfig:
         0.0, "most GiB in that folder: models used longest ago are removed, never one in use; 0: no bound"
     )
     pool_threads: Positive = setting(2, "threads that decode, tokenise and encode beside the models")
+    decoder_processes: Positive = setting(2, "processes that decode pictures and sound that callers send")
+    decode_timeout_s: PositiveSeconds = setting(
+        10.0, "seconds that one picture or sound may take to decode; its decoder is then killed"
+    )
+    decoder_memory_bytes: Positive = setting(
+        2 * 1024 * 1024 * 1024, "most bytes of memory (address space) of one of these processes"
+    )
     max_run_body_bytes: Positive = setting(10 * 1024 * 1024, "most bytes of one request of `run`; more is refused: 413")
     max_runsync_body_bytes: Positive = setting(20 * 1024 * 1024, "the same for `runsync`")
     max_bodies_bytes: Positive = setting(
