@@ -18,15 +18,7 @@ import attrs
 import msgspec
 
 from aiservices.errors import ConfigError, nearest
-from aiservices.settings import (
-    Config,
-    FetchConfig,
-    OutputsConfig,
-    S3Config,
-    ServerConfig,
-    ServiceConfig,
-    WebhookConfig,
-)
+from aiservices.settings import Config, FetchConfig, OutputsConfig, S3Config, ServerConfig, ServiceConfig, WebhookConfig
 
 DEFAULT_PATH = Path("services.toml")
 ENV_PREFIX = "AISERVICES_"
@@ -44,6 +36,7 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "AISERVICES_MODEL_DIR": ("server", "model_dir"),
     "AISERVICES_CACHE_GIB": ("server", "cache_gib"),
     "AISERVICES_FETCH_ALLOW_HOSTS": ("fetch", "allow_hosts"),
+    "AISERVICES_WEBHOOK_SECRETS": ("webhook", "secrets"),
     "AISERVICES_WEBHOOK_SECRET": ("webhook", "secret"),
     "AISERVICES_S3_ENDPOINT_URL": ("s3", "endpoint_url"),
     "AISERVICES_S3_REGION": ("s3", "region"),
@@ -66,7 +59,7 @@ _TABLES: Mapping[str, type[Any]] = {
     "s3": S3Config,
     "outputs": OutputsConfig,
 }
-_LISTS = {("server", "api_keys"), ("fetch", "allow_hosts")}
+_LISTS = {("server", "api_keys"), ("webhook", "secrets"), ("fetch", "allow_hosts")}
 _FORMS: Mapping[str, str] = {
     "handler": 'expected a class as "module:Class"',
     "device": "expected 'auto', 'cpu', 'cuda' or 'cuda:N'",

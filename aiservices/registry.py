@@ -103,7 +103,7 @@ class Registry:
         except KeyError:
             raise UnknownService(name, list(self.services)) from None
 
-    def _on_webhook(self, service: str, result: str) -> None:
+    def _on_webhook(self, service: str, job_id: str, attempt: int, result: str) -> None:
         self.metrics.service(service).webhook(result)
 
     async def start(self) -> None:

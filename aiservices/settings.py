@@ -90,10 +90,16 @@ class WebhookConfig:
     """``[webhook]``: the POST of the status object when a job ends."""
 
     timeout_s: PositiveSeconds = setting(10.0, "seconds for one attempt")
-    attempts: Positive = setting(3, "attempts in all, until the receiver answers 200")
+    attempts: Positive = setting(3, "attempts in all, until the receiver answers 2xx")
     retry_wait_s: Seconds = setting(10.0, "seconds between two attempts, on average")
     max_pending: Positive = setting(1000, "most deliveries under way; further ones are dropped and logged")
-    secret: str = setting("", "key that signs the POST; empty: not signed", secret=True)
+    max_pending_per_host: Positive = setting(500, "most deliveries under way to one host")
+    max_pending_per_tenant: Positive = setting(500, "most deliveries under way of one tenant, where there are tenants")
+    max_per_host: Positive = setting(8, "most POSTs at once to one host; more wait")
+    secrets: tuple[Annotated[str, Meta(min_length=1)], ...] = setting(
+        (), "`whsec_` secrets (HMAC) and `whsk_` keys (ed25519): each signs every POST; none: not signed", secret=True
+    )
+    secret: str = setting("", "signs the old header `X-Aiservices-Signature`; gone in the next release", secret=True)
 
 
 @attrs.frozen(kw_only=True)

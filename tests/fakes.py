@@ -21,6 +21,7 @@ from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.storage import ModelStore
+from aiservices.trace import Trace
 from aiservices.webhooks import WebhookSender
 
 T = TypeVar("T")
@@ -159,7 +160,9 @@ class DirectExecutor(Executor):
 class NoNetwork:
     """Stands in for the fetcher where nothing shall be fetched."""
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         raise FetchError(field, "there is no network in this test")
 
     def check_url(self, url: str, *, field: str) -> None:
@@ -190,7 +193,9 @@ class FakeContext:
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         try:
             return self._files[url]
         except KeyError:
@@ -215,7 +220,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
     network = cast(Fetcher, NoNetwork())
     return Shared(
         fetcher=network,
-        webhooks=WebhookSender(WebhookConfig(), network, lambda service, result: None),
+        webhooks=WebhookSender(WebhookConfig(), network, lambda service, job_id, attempt, result: None),
         outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),

@@ -254,6 +254,7 @@ FITTING: dict[str, tuple[str, object]] = {
     "model_dir": ("/models", Path("/models")),
     "api_keys": ("one,two", ("one", "two")),
     "allow_hosts": ("one,two", ("one", "two")),
+    "secrets": ("one,two", ("one", "two")),
 }
 
 

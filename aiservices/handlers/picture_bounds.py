@@ -1,4 +1,4 @@
-"""What is refused of a picture by its headers, before anything is decoded: small files that take minutes or gigabytes."""
+"""What is refused of a picture by its headers, before anything is decoded: small files that take minutes or GiB."""
 
 from __future__ import annotations
 

@@ -106,6 +106,14 @@ class Job:
         made = self.output.size_bytes if self.output is not None else 0
         return self.request.input_bytes + made + self.stream.size_bytes
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What each of its lines in the log names; nothing of its input."""
+        named = {"service": self.service, "job": self.id}
+        if self.request.request_id:
+            named["request"] = self.request.request_id
+        return named
+
     def is_current(self, attempt: int) -> bool:
         """Whether that attempt is the one that may still end the job. Readable from any thread."""
         return attempt == self.attempt and not self.stage.ended

@@ -235,8 +235,7 @@ class JobManager:
         self._metrics.ended(job.status, job.delay_s, execution_s)
         log.info(
             "job.finished",
-            service=self.service,
-            job=job.id,
+            **job.log_fields,
             status=job.status.value,
             delay_s=round(job.delay_s, 3),
             execution_s=round(job.execution_s, 3),
@@ -245,7 +244,15 @@ class JobManager:
         if job.request.webhook is not None:
             size_bytes = job.output.size_bytes if job.output is not None else 0
             encode = partial(encode_status, job.status_object(), job.output)
-            self._webhooks.send(job.request.webhook, encode, size_bytes, service=self.service, job_id=job.id)
+            self._webhooks.send(
+                job.request.webhook,
+                encode,
+                size_bytes,
+                service=self.service,
+                job_id=job.id,
+                attempt=job.attempt,
+                trace=job.request.trace,
+            )
 
     def close(self) -> None:
         """Stop every timer."""

@@ -109,7 +109,8 @@ class Row:
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download a URL that the caller gave, through the guard."""
-        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes)
+        trace = self.job.request.trace
+        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes, trace=trace)
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run CPU-heavy work in the pool."""
@@ -133,7 +134,7 @@ class Row:
         else:
             text = f"internal error (job {self.job.id})"
             if self.current:
-                log.error("job.failed_unexpectedly", service=self.job.service, job=self.job.id, exc_info=error)
+                log.error("job.failed_unexpectedly", **self.job.log_fields, exc_info=error)
         self.job.finish(Stage.FAILED, attempt=self.attempt, error=text)
 
 

@@ -21,7 +21,7 @@ from aiservices.jobs import Job, JobRequest, JobStatus
 from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.transports.http.access import CLIENT_GONE
-from aiservices.transports.http.body import read_object
+from aiservices.transports.http.body import note_origin, read_object
 from aiservices.transports.http.errors import STATUS, headers_of, json_response
 from aiservices.transports.http.lookup import REGISTRY
 
@@ -66,6 +66,7 @@ async def speech(request: web.Request) -> web.StreamResponse:
             # The answer is made of the chunks: none may give way before it is sent.
             stream_bytes=config.outputs.max_output_bytes,
         )
+        note_origin(request, wanted)
         job = service.submit(wanted)
         try:
             return await _answer(request, service, job)
