@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import soundfile  # type: ignore[import-untyped]  # ships no types
 
-from aiservices.config import CONFIG_VARIABLE
+from aiservices.environment import CONFIG_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
