@@ -30,6 +30,9 @@ log = get_logger(__name__)
 SIGNATURE_HEADER = "X-Aiservices-Signature"
 TIMESTAMP_HEADER = "X-Aiservices-Timestamp"
 
+STOPS = "the process stops"
+"""Reason of a delivery that was cut short: the next process sends it, where there is a journal."""
+
 _JITTER = 0.1  # of the wait, either way: jobs that ended together should not come back together
 
 
@@ -70,6 +73,7 @@ class _Delivery:
     size_bytes: int
     service: str
     job_id: str
+    on_settled: Callable[[], None] | None = attrs.field(default=None, repr=False)
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -130,7 +134,16 @@ class WebhookSender:
         except FetchError as error:
             raise InvalidInput(error.field, error.reason) from None
 
-    def send(self, url: str, encode: Encode, size_bytes: int, *, service: str, job_id: str) -> None:
+    def send(
+        self,
+        url: str,
+        encode: Encode,
+        size_bytes: int,
+        *,
+        service: str,
+        job_id: str,
+        on_settled: Callable[[], None] | None = None,
+    ) -> None:
         """Schedule a delivery and return at once. Runs on the loop; never raises for what happens to the delivery.
 
         Args:
@@ -139,8 +152,9 @@ class WebhookSender:
             size_bytes: about how large the body will be.
             service: for the count.
             job_id: for the log.
+            on_settled: called once it arrived or was given up for good; not where the end of the process cut it short.
         """
-        delivery = _Delivery(url, encode, size_bytes, service, job_id)
+        delivery = _Delivery(url, encode, size_bytes, service, job_id, on_settled)
         if reason := self._reason_to_drop(delivery):
             self._count(delivery, WebhookResult.DROPPED, reason)
             return
@@ -169,7 +183,7 @@ class WebhookSender:
 
     def _reason_to_drop(self, delivery: _Delivery) -> str:
         if self._closed:
-            return "the process stops"
+            return STOPS
         if len(self._tasks) >= self._config.max_pending:
             return f"{self._config.max_pending} deliveries are pending"
         if self._tasks and self._pending_bytes + delivery.size_bytes > self._max_pending_bytes:
@@ -222,7 +236,7 @@ class WebhookSender:
         self._tasks.discard(task)
         self._pending_bytes -= delivery.size_bytes
         if task.cancelled():
-            self._count(delivery, WebhookResult.DROPPED, "the process stops")
+            self._count(delivery, WebhookResult.DROPPED, STOPS)
         elif (error := task.exception()) is not None:
             log.error("webhook.error", exc_info=error, **delivery.log_fields)
             self._count(delivery, WebhookResult.FAILED, "internal error")
@@ -235,6 +249,8 @@ class WebhookSender:
         else:
             log.warning(f"webhook.{result}", reason=reason, **delivery.log_fields)
         self._on_result(delivery.service, result)
+        if delivery.on_settled is not None and reason != STOPS:
+            delivery.on_settled()
 
 
 def sign(secret: str, timestamp_s: int, body: bytes) -> str:
