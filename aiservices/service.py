@@ -157,10 +157,6 @@ class Service:
         """Cancel every queued job; return how many."""
         return self._jobs.purge()
 
-    def recent(self, status: JobStatus | None, limit: int) -> list[Job]:
-        """The newest jobs, newest first; of one status, or of all."""
-        return self._jobs.recent(status, limit)
-
     def status(self, job: Job) -> dict[str, Any]:
         """The job's status object without its output and, while it waits, its place in the queue and the reason."""
         shown = job.status_object()

@@ -127,15 +127,20 @@ async def serve(
             say(line)
         await _first(stop.asked, registry.broken_event)
         stop.asked.set()  # from here on a signal is the second one
-        log.info("server.draining", broken=registry.broken, grace_s=config.server.grace_s)
-        busy = registry.busy
-        await registry.drain(config.server.grace_s)
-        if busy or registry.broken:
-            await asyncio.sleep(LINGER_S)
+        await _drain(registry)
     finally:
         await runner.cleanup()
         stop.close()
     return Exit.BROKEN if registry.broken else Exit.OK
+
+
+async def _drain(registry: Registry) -> None:
+    """Let running jobs end, and their callers ask once more."""
+    log.info("server.draining", broken=registry.broken, grace_s=registry.config.server.grace_s)
+    busy = registry.busy
+    await registry.drain(registry.config.server.grace_s)
+    if busy or registry.broken:
+        await asyncio.sleep(LINGER_S)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

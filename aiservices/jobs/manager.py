@@ -1,12 +1,8 @@
-"""The jobs of one service: accepted, remembered, ended and forgotten, all in memory and all bounded.
-
-What happens to a job is told to ``records``, so that it survives the process where there is a journal.
-"""
+"""The jobs of one service: accepted, remembered, ended and forgotten, all in memory and all bounded."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -103,9 +99,7 @@ class JobManager:
     def submit(self, request: JobRequest, raw: Mapping[str, Any]) -> Job:
         """Accept a job, or return the one that has the same idempotency key.
 
-        Args:
-            request: with the checked input.
-            raw: the input as the caller sent it.
+        The request has the checked input; ``raw`` is the input as the caller sent it.
 
         Raises:
             QueueFull: the queue's bound by count or bytes would be passed.
@@ -148,11 +142,6 @@ class JobManager:
             job.finish(Stage.CANCELLED)
             self._retention.take_back(job)
             self._forget(job)
-
-    def recent(self, status: JobStatus | None, limit: int) -> list[Job]:
-        """The newest jobs, newest first; of one status, or of all."""
-        newest = (job for job in reversed(self._jobs.values()) if status is None or job.status is status)
-        return list(itertools.islice(newest, limit))
 
     def get(self, job_id: str) -> Job:
         """Return a remembered job.
@@ -254,7 +243,8 @@ class JobManager:
         if job.status not in RETRYABLE:
             job.request.forget_input()
         self.ended_counts[job.status] += 1
-        self._look_idle()
+        if self.live_count == 0:
+            self._idle.set()
         self.records.ended(job)
         self.announcer.ended(job)
         self._retention.add(job)
@@ -269,7 +259,8 @@ class JobManager:
         self._interrupted |= job.stage is not Stage.QUEUED
         self.move(job, Stage.LEFT)
         limits.lift(job)
-        self._look_idle()
+        if self.live_count == 0:
+            self._idle.set()
         self.changed.set()
 
     def close(self) -> None:
@@ -294,10 +285,6 @@ class JobManager:
         if job.request.idempotency_key is not None:
             self._keys[job.request.idempotency_key] = job
         self._counts[job.stage] += 1
-
-    def _look_idle(self) -> None:
-        if self.live_count == 0:
-            self._idle.set()
 
     def _enqueue(self, job: Job) -> None:
         self._queue.add(job)
