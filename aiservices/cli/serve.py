@@ -107,8 +107,7 @@ async def serve(
         health_port: where the same is served once more, for probes that have a port of their own.
 
     Raises:
-        ConfigError: a handler cannot be imported.
-        ServiceError: the address cannot be listened on.
+        ServiceError: a handler cannot be imported, the address not listened on, or the journal not opened.
     """
     sockets = bind(config.server.host, config.server.port)
     if health_port is not None and health_port != config.server.port:

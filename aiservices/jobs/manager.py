@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aiservices.errors import Conflict, JobNotFound, QueueFull
+from aiservices.errors import Conflict, JobNotFound
 from aiservices.jobs import limits
+from aiservices.jobs.admission import Admission
 from aiservices.jobs.announcer import Announcer
 from aiservices.jobs.job import Job
 from aiservices.jobs.queue import JobQueue
+from aiservices.jobs.rate import CompletionRate
 from aiservices.jobs.records import JobRecords
 from aiservices.jobs.request import JobRequest
 from aiservices.jobs.retention import Retention
@@ -21,8 +23,6 @@ from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
 from aiservices.timers import Timers
 from aiservices.webhooks import WebhookSender
-
-QUEUE_FULL_RETRY_AFTER_S = 5.0
 
 
 class JobManager:
@@ -53,12 +53,16 @@ class JobManager:
         """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
         self.ended_counts: dict[JobStatus, int] = dict.fromkeys(ENDED, 0)
         self.retried_count = 0
+        self.idle_since = 0.0
+        """When the last live job ended, on the loop's clock."""
         self._metrics = metrics
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self.announcer = Announcer(metrics, webhooks, records)
         self._jobs: dict[str, Job] = {}
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
         self._queue = JobQueue()
+        self._rate = CompletionRate()
+        self._admission = Admission(config, self._queue, self._rate)
         self._retention = Retention(config, self.timers, self._forget)
         self._keys: dict[str, Job] = {}
         self._sequence = 0
@@ -96,13 +100,16 @@ class JobManager:
 
     # What callers do
 
-    def submit(self, request: JobRequest, raw: Mapping[str, Any]) -> Job:
+    def submit(self, request: JobRequest, raw: Mapping[str, Any], *, model_ready: bool = True) -> Job:
         """Accept a job, or return the one that has the same idempotency key.
 
-        The request has the checked input; ``raw`` is the input as the caller sent it.
+        Args:
+            request: with the checked input; becomes the job's own.
+            raw: the input as the caller sent it.
+            model_ready: whether the model works, so that what was measured tells how long the job would wait.
 
         Raises:
-            QueueFull: the queue's bound by count or bytes would be passed.
+            QueueFull: the queue's bound by count or bytes would be passed, or it would outlive its time to live there.
             Conflict: the idempotency key was used with another request.
             Unavailable: it cannot be recorded now.
         """
@@ -111,7 +118,7 @@ class JobManager:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
             return known
-        self._check_room(request.input_bytes)
+        self._admission.check_room(request.input_bytes)
         self._sequence += 1
         job = Job(
             id=str(uuid.uuid4()),
@@ -121,6 +128,8 @@ class JobManager:
             priority=(request.queue_class, self._sequence),
             submitted_at=self.now(),
         )
+        if model_ready and not request.is_warmup:
+            self._admission.check_wait(job)
         self.records.accepted(job, raw)
         self._add(job)
         self._enqueue(job)
@@ -130,10 +139,7 @@ class JobManager:
         """Go on with a job of an earlier process; those that ended come in the order of their ends."""
         self._sequence = max(self._sequence, job.priority[1])
         self._add(job)
-        if job.ended:
-            self._retention.add(job)
-        else:
-            self._enqueue(job)
+        (self._retention.add if job.ended else self._enqueue)(job)
 
     def refuse(self, job_ids: Sequence[str], reason: str) -> None:
         """Take jobs back whose acceptance could not be recorded; ids of others are passed over."""
@@ -167,7 +173,7 @@ class JobManager:
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
         if job.request.input is None:
             raise Conflict("its input does not fit any more, or could not be read back")
-        self._check_room(job.request.input_bytes)
+        self._admission.check_room(job.request.input_bytes)
         self._retention.take_back(job)
         job.begin_again()
         self.move(job, Stage.QUEUED)
@@ -215,9 +221,11 @@ class JobManager:
         """The model takes a job; its execution time begins to count."""
         assert job.stage.waits, job.stage
         self._queue.remove(job)
-        self.move(job, Stage.RUNNING)
         job.started_at = self.now()
         self.records.started(job)
+        if self.running_count == 0:
+            self._rate.begin(job.started_at)
+        self.move(job, Stage.RUNNING)
         limits.limit_running(job, self.timers)
 
     def take_interrupted(self) -> bool:
@@ -237,6 +245,8 @@ class JobManager:
         """
         if job.stage.waits:
             self._queue.remove(job)
+        elif not job.request.is_warmup:
+            self._rate.end(self.now())
         self._interrupted |= interrupted and job.stage is not Stage.QUEUED
         self.move(job, stage)
         limits.lift(job)
@@ -244,6 +254,7 @@ class JobManager:
             job.request.forget_input()
         self.ended_counts[job.status] += 1
         if self.live_count == 0:
+            self.idle_since = self.now()
             self._idle.set()
         self.records.ended(job)
         self.announcer.ended(job)
@@ -271,14 +282,6 @@ class JobManager:
         return (job for job in self._jobs.values() if not job.stage.over)
 
     # The queue
-
-    def _check_room(self, input_bytes: int) -> None:
-        config = self.config
-        if len(self._queue) >= config.queue_size:
-            raise QueueFull(f"the queue is full ({config.queue_size} jobs)", QUEUE_FULL_RETRY_AFTER_S)
-        # One job always fits an empty queue: what it may weigh is the transport's bound.
-        if self._queue and self._queue.size_bytes + input_bytes > config.queue_bytes:
-            raise QueueFull(f"the queue is full ({config.queue_bytes} bytes of input)", QUEUE_FULL_RETRY_AFTER_S)
 
     def _add(self, job: Job) -> None:
         self._jobs[job.id] = job
