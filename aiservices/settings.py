@@ -152,6 +152,17 @@ class OutputsConfig:
 
 
 @attrs.frozen(kw_only=True)
+class JournalConfig:
+    """``[journal]``: the file in which accepted jobs survive the end of the process."""
+
+    path: str = setting("auto", "the file; `auto`: `data/jobs-PROFILE.db` beside `model_dir`; `off`: there is none")
+    sync: Literal["normal", "full"] = setting(
+        "normal", "`normal`: accepted jobs survive `kill -9`; `full`: a power cut as well, at more time for each"
+    )
+    key: str = setting("", "encrypts callers' `s3Config`; empty: jobs with one are kept in memory only", secret=True)
+
+
+@attrs.frozen(kw_only=True)
 class ServiceConfig:
     """``[services.NAME]``: one service; a profile may override each of these."""
 
@@ -182,6 +193,9 @@ class ServiceConfig:
     )
     ttl_s: UpToAWeekSeconds = setting(
         86_400.0, "seconds that a job may wait in the queue, unless its `policy.ttl` says otherwise"
+    )
+    max_attempts: Positive = setting(
+        3, "attempts of a job that each ended with the process while it ran; then it is FAILED"
     )
     prepare_timeout_s: PositiveSeconds = setting(120.0, "seconds for fetching and decoding one job's input")
     hang_s: PositiveSeconds = setting(
@@ -214,6 +228,7 @@ class Config:
     webhook: WebhookConfig = WebhookConfig()
     s3: S3Config = S3Config()
     outputs: OutputsConfig = OutputsConfig()
+    journal: JournalConfig = JournalConfig()
     profile: str = ""
     services: Mapping[str, ServiceConfig] = attrs.Factory(dict)
     profiles: tuple[str, ...] = ()

@@ -125,6 +125,13 @@ class Counting(StepHandler[TextInput, TextOutput]):
         assert self.turn.acquire(timeout=10), "the test never gave the next turn"
 
 
+class PickyUpper(Upper):
+    """Takes no input that others took before."""
+
+    def validate(self, input: TextInput) -> None:
+        raise InvalidInput("$.text", "too short by now")
+
+
 class Unloadable(Upper):
     """Its model cannot be loaded."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aiservices.config import CONFIG_VARIABLE, ENVIRONMENT, load_config
+from aiservices.config import load_config
+from aiservices.environment import CONFIG_VARIABLE, ENVIRONMENT
 from aiservices.errors import ConfigError
 from aiservices.settings import Config
 

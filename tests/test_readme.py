@@ -20,7 +20,7 @@ import pytest
 import soundfile  # type: ignore[import-untyped]  # ships no types
 from standardwebhooks import WebhookVerificationError
 
-from aiservices.config import CONFIG_VARIABLE
+from aiservices.environment import CONFIG_VARIABLE
 from aiservices.webhooks import SigningKeys, message_id
 
 ROOT = Path(__file__).parent.parent

@@ -63,6 +63,11 @@ class JobRequest:
     def __attrs_post_init__(self) -> None:
         self.is_warmup = self.input.get("action") == "warmup"
 
+    @property
+    def queue_class(self) -> int:
+        """Which jobs go first, the smaller number before the larger: warm-ups, normal, low priority."""
+        return 0 if self.is_warmup else 2 if self.low_priority else 1
+
     def forget_input(self) -> None:
         """Let go of what only a run needs."""
         self.input, self.input_bytes, self.destination = None, 0, None

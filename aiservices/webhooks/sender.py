@@ -78,6 +78,7 @@ class _Delivery:
     attempt: int
     tenant: str
     trace: Trace | None
+    on_settled: Callable[[], None] | None = attrs.field(default=None, repr=False)
     host: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -165,6 +166,7 @@ class WebhookSender:
         attempt: int,
         tenant: str = "",
         trace: Trace | None = None,
+        on_settled: Callable[[], None] | None = None,
     ) -> None:
         """Schedule a delivery and return at once. Runs on the loop; never raises for what happens to the delivery.
 
@@ -177,8 +179,9 @@ class WebhookSender:
             attempt: of the job, the one that has ended.
             tenant: whose job it is; chooses the secrets and has a share of what may be pending.
             trace: the job's; each attempt is a child of it.
+            on_settled: called once it arrived or was given up for good; not where the end of the process cut it short.
         """
-        delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace)
+        delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace, on_settled)
         if self._closed:
             self._count(delivery, WebhookResult.CUT_SHORT, _STOPPING)
             return
@@ -282,3 +285,5 @@ class WebhookSender:
         else:
             log.warning(f"webhook.{result}", reason=reason, **delivery.log_fields)
         self._on_result(delivery.service, delivery.job_id, delivery.attempt, result)
+        if delivery.on_settled is not None and result is not WebhookResult.CUT_SHORT:
+            delivery.on_settled()
