@@ -93,11 +93,6 @@ class JobManager:
         """Jobs that have not ended."""
         return self.waiting_count + self.running_count
 
-    @property
-    def remembered_bytes(self) -> int:
-        """Memory held by the results of ended jobs."""
-        return self._retention.size_bytes
-
     # What callers do
 
     def submit(self, request: JobRequest, raw: Mapping[str, Any], *, model_ready: bool = True) -> Job:

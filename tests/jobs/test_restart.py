@@ -92,7 +92,7 @@ async def test_a_result_is_forgotten_when_its_time_passed_while_no_process_ran(t
         job = ask(first.get("fake"), "a")
         await job.wait_end(LIMIT_S)
     async with process(path, handler="Upper", keep_results_s=1e-9) as second:
-        await until(lambda: second.get("fake")._jobs.remembered_bytes == 0)
+        await until(lambda: second.get("fake")._jobs._retention.size_bytes == 0)
         with pytest.raises(JobNotFound):
             second.get("fake").get(job.id)
     assert await stored(path) == []
