@@ -43,6 +43,13 @@ class ServerConfig:
     api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = setting(
         (), "callers need one of these as `Authorization: Bearer KEY`; none: everyone may call", secret=True
     )
+    hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9._-]+$")], ...] = setting(
+        (),
+        "names in `Host` beside addresses and `localhost`; none: no more on loopback without keys, else any",
+    )
+    allow_origins: tuple[Annotated[str, Meta(pattern=r"^https?://[^/*]+$")], ...] = setting(
+        (), "origins (`https://app.example.com`) whose web pages may call; none: only the server's own page"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least level that is logged: `debug`, `info`, `warning` or `error`"
     )

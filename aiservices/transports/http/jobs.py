@@ -124,9 +124,16 @@ _READS = ("GET", "POST")
 """The Go client polls with POST, all others with GET."""
 
 OPERATIONS = (
-    Operation("run", ("POST",), "/run", run, "Accepted", reads_body=True, errors=(400, 409, 413, 429, 503)),
+    Operation("run", ("POST",), "/run", run, "Accepted", reads_body=True, errors=(400, 409, 413, 415, 429, 503)),
     Operation(
-        "runsync", ("POST",), "/runsync", runsync, "Job", reads_body=True, waits=True, errors=(400, 409, 413, 429, 503)
+        "runsync",
+        ("POST",),
+        "/runsync",
+        runsync,
+        "Job",
+        reads_body=True,
+        waits=True,
+        errors=(400, 409, 413, 415, 429, 503),
     ),
     Operation("status", _READS, "/status/{job_id}", status, "Job"),
     Operation("status-sync", _READS, "/status-sync/{job_id}", status_sync, "Job", waits=True, errors=(400,)),
