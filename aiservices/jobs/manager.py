@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 
+from aiservices.callers import Caller
 from aiservices.errors import Conflict, JobNotFound, QueueFull
 from aiservices.jobs.job import Job
 from aiservices.jobs.output import encode_status
@@ -52,7 +53,8 @@ class JobManager:
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
         self._queue = JobQueue()
         self._retention = Retention(config, self.timers, self._forget)
-        self._keys: dict[str, Job] = {}
+        self._keys: dict[tuple[str, str], Job] = {}
+        """By tenant and idempotency key."""
         self._sequence = 0
         self._interrupted = False
         self._idle = asyncio.Event()
@@ -95,7 +97,8 @@ class JobManager:
             QueueFull: the queue's bound by count or bytes would be passed.
             Conflict: the idempotency key was used with another request.
         """
-        known = self._keys.get(request.idempotency_key or "")
+        key = (request.caller.tenant, request.idempotency_key or "")
+        known = self._keys.get(key)
         if known is not None:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
@@ -112,7 +115,7 @@ class JobManager:
         )
         self._jobs[job.id] = job
         if request.idempotency_key is not None:
-            self._keys[request.idempotency_key] = job
+            self._keys[key] = job
         self._counts[Stage.QUEUED] += 1
         self._enqueue(job)
         return job
@@ -148,9 +151,10 @@ class JobManager:
         self._enqueue(job)
         return job
 
-    def purge(self) -> int:
-        """End every queued job as CANCELLED; return how many."""
-        return sum(job.finish(Stage.CANCELLED) for job in [*self._queue])
+    def purge(self, caller: Caller) -> int:
+        """End every queued job that the caller may see as CANCELLED; return how many."""
+        queued = [job for job in self._queue if caller.may_see(job.request.caller)]
+        return sum(job.finish(Stage.CANCELLED) for job in queued)
 
     def fail_all(self, error: str) -> None:
         """End every job that has not ended as FAILED with this reason."""
@@ -226,6 +230,7 @@ class JobManager:
             delay_s=round(job.delay_s, 3),
             execution_s=round(job.execution_s, 3),
             error=job.error,
+            **({"key": job.request.caller.key} if job.request.caller.key else {}),
         )
         if job.request.webhook is not None:
             size_bytes = job.output.size_bytes if job.output is not None else 0
@@ -270,7 +275,7 @@ class JobManager:
     def _forget(self, job: Job) -> None:
         del self._jobs[job.id]
         if job.request.idempotency_key is not None:
-            del self._keys[job.request.idempotency_key]
+            del self._keys[job.request.caller.tenant, job.request.idempotency_key]
 
 
 def _time_out(job: Job) -> None:

@@ -10,6 +10,8 @@ import attrs
 import msgspec
 from msgspec import Meta
 
+from aiservices.callers import ANYONE, Caller
+
 
 class Destination(msgspec.Struct, frozen=True, rename="camel"):
     """RunPod's ``s3Config``: the caller's own bucket for this job's files."""
@@ -39,6 +41,7 @@ class JobRequest:
         stream_bytes: bound on the unread stream; None takes the service's.
         idempotency_key: the same key and request get the same job.
         fingerprint: digest of the request, see :func:`fingerprint`; compared where there is a key.
+        caller: who asked; the job is its tenant's.
     """
 
     input: Any
@@ -51,6 +54,7 @@ class JobRequest:
     stream_bytes: int | None = None
     idempotency_key: str | None = None
     fingerprint: bytes = b""
+    caller: Caller = ANYONE
     is_warmup: bool = attrs.field(init=False)
     """Whether it is ``{"action": "warmup"}``, which loads the model and runs nothing."""
 

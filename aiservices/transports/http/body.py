@@ -16,6 +16,7 @@ from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
 from aiservices.jobs import Destination, JobRequest, fingerprint
 from aiservices.transports.http.bodies import hold, read_bytes
+from aiservices.transports.http.lookup import CALLER
 
 THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are decoded off the loop."""
@@ -66,7 +67,10 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
     key = _idempotency_key(request)
     with hold(request) as held:
         raw = await read_bytes(request, max_bytes, held)
-        return await asyncio.to_thread(parse, raw, key) if len(raw) > THREAD_ABOVE_BYTES else parse(raw, key)
+        heavy = len(raw) > THREAD_ABOVE_BYTES
+        wanted = await asyncio.to_thread(parse, raw, key) if heavy else parse(raw, key)
+    wanted.caller = request[CALLER]
+    return wanted
 
 
 def parse(raw: bytes, idempotency_key: str | None = None) -> JobRequest:

@@ -30,6 +30,12 @@ class CrossSite(ServiceError):
     code = "cross_site"
 
 
+class Forbidden(ServiceError):
+    """The key is right, and does not allow this."""
+
+    code = "forbidden"
+
+
 class CallerGone(ServiceError):
     """The caller went away before its body was here; nobody reads the answer."""
 
@@ -63,6 +69,7 @@ STATUS: Mapping[str, int] = {
     "fetch_failed": 400,
     "unauthorized": 401,
     "cross_site": 403,
+    "forbidden": 403,
     "unknown_service": 404,
     "job_not_found": 404,
     "body_too_slow": 408,
@@ -80,7 +87,7 @@ STATUS: Mapping[str, int] = {
 }
 """The code of a :class:`~aiservices.errors.ServiceError` -> HTTP status."""
 
-_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "unknown_service", "conflict"})
+_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "forbidden", "unknown_service", "conflict"})
 """Codes whose answer claims no job status. A conflict leaves the job what it was."""
 
 

@@ -23,7 +23,7 @@ from aiservices.service import Service
 from aiservices.transports.http.access import CLIENT_GONE
 from aiservices.transports.http.body import read_object
 from aiservices.transports.http.errors import STATUS, headers_of, json_response
-from aiservices.transports.http.lookup import REGISTRY
+from aiservices.transports.http.lookup import CALLER, REGISTRY
 
 PATH = "/v1/audio/speech"
 
@@ -63,6 +63,7 @@ async def speech(request: web.Request) -> web.StreamResponse:
         wanted = JobRequest(
             input=_input(service, body),
             input_bytes=len(body.input),
+            caller=request[CALLER],
             # The answer is made of the chunks: none may give way before it is sent.
             stream_bytes=config.outputs.max_output_bytes,
         )
