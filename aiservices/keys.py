@@ -2,9 +2,6 @@
 
 The file, read again when it changes::
 
-    [tenants.shop]
-    runs_per_minute = 600
-
     [tenants.shop.keys.backend]
     sha256 = "…"
 """
@@ -18,11 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-import attrs
 import msgspec
 from msgspec import Meta
 
-from aiservices.callers import Caller, Limits
+from aiservices.callers import Caller
 from aiservices.errors import ConfigError
 from aiservices.logs import get_logger
 from aiservices.settings import ServerConfig
@@ -49,9 +45,6 @@ class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: dict[_Name, _Key] = {}
-    max_queued_jobs: Annotated[int, Meta(ge=1)] | None = None
-    runs_per_minute: Annotated[float, Meta(gt=0)] | None = None
-    run_burst: Annotated[int, Meta(ge=1)] = Limits().run_burst
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,17 +117,14 @@ class KeyRing:
 
     def _read(self) -> Mapping[bytes, Caller]:
         tenants = {} if self._path is None else _read_file(self._path)
-        shares = len(tenants.keys() | ({DEFAULT_TENANT} if self._plain else set())) > 1
         callers = {
-            hashlib.sha256(key.encode()).digest(): Caller(
-                tenant=DEFAULT_TENANT, key=f"key-{number}", operator=True, shares=shares
-            )
+            hashlib.sha256(key.encode()).digest(): Caller(tenant=DEFAULT_TENANT, key=f"key-{number}", operator=True)
             for number, key in enumerate(self._plain, start=1)
         }
         for digest, caller, where in _callers(tenants, self._path):
             if digest in callers:
                 raise ConfigError(f"{where}: the key is that of {callers[digest].key!r} as well")
-            callers[digest] = attrs.evolve(caller, shares=shares)
+            callers[digest] = caller
         return callers
 
 
@@ -151,12 +141,9 @@ def _read_file(path: Path) -> Mapping[str, _Tenant]:
 
 def _callers(tenants: Mapping[str, _Tenant], path: Path | None) -> Iterator[tuple[bytes, Caller, str]]:
     for name, tenant in tenants.items():
-        limits = Limits(
-            max_queued_jobs=tenant.max_queued_jobs, runs_per_minute=tenant.runs_per_minute, run_burst=tenant.run_burst
-        )
         for key_name, key in tenant.keys.items():
             where = f"{path}: [tenants.{name}.keys.{key_name}]"
-            yield _digest(key, where), Caller(tenant=name, key=key_name, operator=key.operator, limits=limits), where
+            yield _digest(key, where), Caller(tenant=name, key=key_name, operator=key.operator), where
 
 
 def _digest(key: _Key, where: str) -> bytes:

@@ -23,6 +23,7 @@ from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
 from aiservices.outputs import OutputStore
+from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore
@@ -56,6 +57,14 @@ class Registry:
         self.broken_event = asyncio.Event()
         self.draining = False
         self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
+        server = config.server
+        self._children = Children(
+            Limits(
+                processes=server.decoder_processes,
+                wall_s=server.decode_timeout_s,
+                memory_bytes=server.decoder_memory_bytes,
+            )
+        )
         self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
         self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self._on_webhook)
         self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
@@ -67,6 +76,7 @@ class Registry:
             metrics=self.metrics,
             store=self._store,
             pool=self._pool,
+            children=self._children,
             load_slot=asyncio.Lock(),
             worker_id=_worker_id(),
             on_broken=self.broken_event.set,
@@ -122,6 +132,7 @@ class Registry:
         await self._fetcher.close()
         self._outputs.close()
         await self._store.close()
+        self._children.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,7 +1,9 @@
 """One service: what it accepts, how its jobs stand, and how it starts and stops.
 
 The parts: ``jobs`` knows every job, ``model`` is the handler's model on its thread, the pipeline leads jobs to the
-model and back while it is READY. One task of the service does that: load, then run the pipeline.
+model and back while it is READY. One task of the service does that: load, then run the pipeline; once nobody uses the
+model, unload it, and begin again if a job came meanwhile. It ends with the model COLD, FAILED or the service closed; a
+job begins it anew.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from aiservices.metrics import Metrics
 from aiservices.model import LoadFailed, Model, ServiceState
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
+from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
@@ -41,6 +44,7 @@ class Shared:
 
     Attributes:
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
         load_slot: held while a model loads.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
@@ -52,6 +56,7 @@ class Shared:
     metrics: Metrics
     store: ModelStore
     pool: Executor
+    children: Children
     load_slot: asyncio.Lock
     worker_id: str
     on_broken: Callable[[], None]
@@ -75,9 +80,10 @@ class Service:
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
         self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id)
         self._model = Model(handler, config, shared.store, shared.load_slot, metrics)
-        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool)
+        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
+        self._rested = False
 
     @property
     def state(self) -> ServiceState:
@@ -98,6 +104,12 @@ class Service:
     def busy(self) -> bool:
         """Whether a job has not ended yet."""
         return self._jobs.live_count > 0
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether its model works on jobs at once, or loads on purpose with its first job."""
+        cold_on_purpose = self.state is ServiceState.COLD and (self.config.load == "first_use" or self._rested)
+        return cold_on_purpose or self.state in (ServiceState.READY, ServiceState.UNLOADING)
 
     # What callers do
 
@@ -120,7 +132,7 @@ class Service:
             self._outputs.check(request.destination)
         if not request.is_warmup:
             request.input = self._read_input(request.input)
-        job = self._jobs.submit(request)
+        job = self._jobs.submit(request, model_ready=self.state is ServiceState.READY)
         self._begin_work()
         return job
 
@@ -183,7 +195,7 @@ class Service:
             },
             "workers": {
                 "idle": int(ready and running == 0),
-                "initializing": int(self.state in (ServiceState.COLD, ServiceState.LOADING)),
+                "initializing": int(self.state in (ServiceState.COLD, ServiceState.LOADING, ServiceState.UNLOADING)),
                 "ready": int(ready),
                 "running": int(ready and running > 0),
                 "throttled": 0,
@@ -226,8 +238,10 @@ class Service:
 
     async def _load_and_run(self) -> None:
         try:
-            await self._model.load()
-            await self._pipeline.run()
+            await self._load_and_run_until_unused()
+            while self._jobs.live_count:  # they came while it was unloaded
+                self._model.expect_load()
+                await self._load_and_run_until_unused()
         except LoadFailed as error:
             self._jobs.fail_all(str(error))
         except Exception as error:
@@ -237,6 +251,12 @@ class Service:
             self._model.fail(str(error))
             self._jobs.fail_all(str(error))
             self._on_broken()
+
+    async def _load_and_run_until_unused(self) -> None:
+        await self._model.load()
+        await self._pipeline.run()
+        self._rested = True
+        await self._model.rest(f"nobody used the model for {self.config.idle_s:g} s: it is being unloaded")
 
     def _read_input(self, payload: Mapping[str, Any]) -> Any:
         given = read_input(self.handler.Input, payload)

@@ -55,6 +55,13 @@ class ServerConfig:
         0.0, "most GiB in that folder: models used longest ago are removed, never one in use; 0: no bound"
     )
     pool_threads: Positive = setting(2, "threads that decode, tokenise and encode beside the models")
+    decoder_processes: Positive = setting(2, "processes that decode pictures and sound that callers send")
+    decode_timeout_s: PositiveSeconds = setting(
+        10.0, "seconds that one picture or sound may take to decode; its decoder is then killed"
+    )
+    decoder_memory_bytes: Positive = setting(
+        2 * 1024 * 1024 * 1024, "most bytes of memory (address space) of one of these processes"
+    )
     max_run_body_bytes: Positive = setting(10 * 1024 * 1024, "most bytes of one request of `run`; more is refused: 413")
     max_runsync_body_bytes: Positive = setting(20 * 1024 * 1024, "the same for `runsync`")
     max_bodies_bytes: Positive = setting(
@@ -72,6 +79,7 @@ class FetchConfig:
     connect_timeout_s: PositiveSeconds = setting(5.0, "seconds to connect to one address")
     max_redirects: Count = setting(3, "most redirects of one download")
     max_concurrency: Positive = setting(32, "most downloads at once; more wait")
+    max_per_host: Positive = setting(8, "most downloads at once from one host; more wait and hold nobody else's place")
     allow_hosts: tuple[str, ...] = setting(
         (), "hosts, `host:port`, addresses or networks that may be fetched from although they are private"
     )
@@ -128,8 +136,14 @@ class OutputsConfig:
         256 * 1024 * 1024, "most bytes of an output that goes to no bucket; the job fails where it is larger"
     )
     url_lifetime_s: Annotated[int, Meta(ge=1, le=604_800)] = setting(86_400, "seconds that a signed URL is valid")
-    timeout_s: PositiveSeconds = setting(60.0, "seconds for one job's uploads")
-    max_concurrency: Positive = setting(8, "most jobs that upload at once; more wait")
+    timeout_s: PositiveSeconds = setting(60.0, "seconds for one job's uploads to the bucket above")
+    max_concurrency: Positive = setting(8, "most jobs that upload to it at once; more wait")
+    callers_timeout_s: PositiveSeconds = setting(30.0, "seconds for one job's uploads to a bucket that it names")
+    callers_concurrency: Positive = setting(32, "most jobs that upload to buckets they name at once; more wait")
+    callers_per_host: Positive = setting(4, "most of them to one host at once; more wait and hold nobody else's place")
+    callers_max_bytes: Positive = setting(
+        512 * 1024 * 1024, "most bytes that wait for such buckets, for one host half of it; more fails its job"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -146,6 +160,9 @@ class ServiceConfig:
     )
     load: Literal["start", "first_use"] = setting(
         "start", "when the model is loaded: at the `start`, or at its `first_use` by a job"
+    )
+    idle_s: Seconds = setting(
+        0.0, "seconds without a job after which the model is unloaded; the next job loads it again; 0: never"
     )
     memory_gib: Gib = setting(0.0, "GiB that have to be free on the device before the model is loaded; 0: do not check")
     max_batch_size: Positive = setting(8, "most jobs in the model at once")

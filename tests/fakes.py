@@ -17,6 +17,7 @@ from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
 from aiservices.metrics import Metrics
 from aiservices.outputs import OutputStore
+from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.storage import ModelStore
@@ -169,6 +170,9 @@ class NoNetwork:
     ) -> int:
         return 200
 
+    async def put(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str) -> int:
+        raise FetchError(field, "there is no network in this test")
+
 
 class FakeContext:
     """A context for calling a handler by hand: keeps what was emitted, fetches from a dict of URL to bytes."""
@@ -192,6 +196,12 @@ class FakeContext:
         except KeyError:
             raise FetchError(field, "no such file in this test") from None
 
+    async def run_in_child(
+        self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        result, body = function(data, field=field, **arguments)
+        return result, bytearray(body)
+
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
 
@@ -210,6 +220,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
         metrics=metrics,
         store=ModelStore(Config()),
         pool=pool or ThreadPoolExecutor(1),
+        children=Children(Limits(processes=1, wall_s=10, memory_bytes=1 << 31)),
         load_slot=asyncio.Lock(),
         worker_id="worker",
         on_broken=lambda: None,

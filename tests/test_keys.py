@@ -29,23 +29,17 @@ def ring(path: Path, text: str, *plain: str) -> KeyRing:
 def test_plain_keys_are_operators_of_one_tenant() -> None:
     caller = read(ServerConfig(api_keys=("one", "two"))).find(b"two")
     assert caller is not None
-    assert (caller.tenant, caller.key, caller.operator, caller.shares) == ("default", "key-2", True, False)
+    assert (caller.tenant, caller.key, caller.operator) == ("default", "key-2", True)
 
 
 @pytest.mark.parametrize("given", [f'sha256 = "{DIGEST}"', f'key = "{SECRET}"'])
 def test_a_key_of_the_file_is_known_by_itself_or_its_digest(tmp_path: Path, given: str) -> None:
-    keys = ring(tmp_path / "keys.toml", f"[tenants.shop]\nmax_queued_jobs = 3\n[tenants.shop.keys.backend]\n{given}\n")
+    keys = ring(tmp_path / "keys.toml", f"[tenants.shop.keys.backend]\n{given}\n")
     caller = keys.find(SECRET.encode())
     assert caller is not None
     assert (caller.tenant, caller.key, caller.operator) == ("shop", "backend", False)
-    assert caller.limits.max_queued_jobs == 3
     assert keys.find(DIGEST.encode()) is None
     assert SECRET not in repr(vars(keys))
-
-
-def test_two_tenants_share(tmp_path: Path) -> None:
-    keys = ring(tmp_path / "keys.toml", f'[tenants.shop.keys.a]\nkey = "{SECRET}"\n', "plain")
-    assert [caller.shares for key in (b"plain", SECRET.encode()) if (caller := keys.find(key))] == [True, True]
 
 
 @pytest.mark.parametrize(

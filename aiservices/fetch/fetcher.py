@@ -15,9 +15,10 @@ from aiservices.fetch.addresses import AllowList
 from aiservices.fetch.body import read_body
 from aiservices.fetch.client import guarded_connector, request, untrusting_session
 from aiservices.fetch.data_url import decode_data_url
+from aiservices.fetch.hosts import HostSlots
 from aiservices.fetch.media_type import check_kind
 from aiservices.fetch.refusal import Failure, in_words, time_limit
-from aiservices.fetch.resolver import GuardedResolver, SystemResolver
+from aiservices.fetch.resolver import SystemResolver
 from aiservices.fetch.url import check_url, host_of, next_url
 from aiservices.handler import MediaKind
 from aiservices.logs import get_logger
@@ -50,12 +51,11 @@ class Fetcher:
         self._config = config
         self._pool = pool
         self._allowed = AllowList.parse(config.allow_hosts)
-        # Made here, not by who asks first: other clients ask on threads of their own. It has no thread until then.
         self._resolver = resolver or SystemResolver(config.max_concurrency)
         self._owns_resolver = resolver is None
         self._closed = False
         self._tls = tls
-        self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._slots = HostSlots(config.max_concurrency, config.max_per_host)
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -94,18 +94,11 @@ class Fetcher:
             return
         raise failure.as_error(field)
 
-    def guarded_resolver(self) -> AbstractResolver:
-        """Return a resolver for other clients of caller-named hosts; it gives public addresses, or those allowed, only.
-
-        It never sees a host that is a literal address: who uses it calls :meth:`check_url` too. It shares the lookup of
-        this fetcher and ends with it, works on any loop and before :meth:`start`; closing it leaves nothing behind.
-        """
-        return GuardedResolver(self._resolver, self._allowed)
-
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download an ``http``, ``https`` or ``data:`` URL and make sure by its bytes that it is of the kind.
 
-        The time begins when one of ``max_concurrency`` slots is free; the wait for a slot ends with the job that waits.
+        The time begins when one of ``max_concurrency`` slots is free, and one of ``max_per_host`` for its host; the
+        wait for them ends with the job that waits.
 
         Args:
             url: as the caller gave it.
@@ -151,12 +144,35 @@ class Fetcher:
         Raises:
             FetchError: the answer did not come; :class:`Refused` where the guard forbids the URL.
         """
+        sent = {"Content-Type": "application/json", **headers}
+        return await self._send("POST", url, body, headers=sent, timeout_s=timeout_s, field=field)
+
+    async def put(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str) -> int:
+        """PUT a body as :meth:`post_json` posts one.
+
+        Args:
+            url: of a host that a caller named.
+            body: what to send.
+            headers: sent with it.
+            timeout_s: for all of it.
+            field: JSON path for messages.
+
+        Returns:
+            The HTTP status.
+
+        Raises:
+            FetchError: the answer did not come; :class:`Refused` where the guard forbids the URL.
+        """
+        return await self._send("PUT", url, body, headers=headers, timeout_s=timeout_s, field=field)
+
+    async def _send(
+        self, method: str, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str
+    ) -> int:
         try:
             async with time_limit(timeout_s):
                 with in_words():
                     target = check_url(url, self._allowed)
-                    sent = {"Content-Type": "application/json", **headers}
-                    async with request(self._running_session(), "POST", target, headers=sent, data=body) as response:
+                    async with request(self._running_session(), method, target, headers=headers, data=body) as response:
                         return response.status
         except Failure as error:
             failure = error
@@ -167,7 +183,7 @@ class Fetcher:
             if len(url) <= _DECODE_ON_LOOP_CHARS:
                 return decode_data_url(url, limit_bytes)
             return await asyncio.get_running_loop().run_in_executor(self._pool, decode_data_url, url, limit_bytes)
-        async with self._slots, time_limit(self._config.timeout_s):
+        async with self._slots.taken(host_of(url)), time_limit(self._config.timeout_s):
             return await self._download(url, kind, limit_bytes)
 
     async def _download(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:

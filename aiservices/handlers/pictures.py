@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiservices.errors import InvalidInput
 
@@ -43,6 +44,28 @@ def decode_picture(data: bytes, *, field: str, max_pixels: int, enough_pixels: i
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more
         raise InvalidInput(field, f"the {image.format} picture is damaged or cut short") from error
     return pad_aspect(_reduce(_to_rgb(_upright(image)), enough_pixels))
+
+
+def decode_in_child(data: bytes, *, field: str, max_pixels: int, enough_pixels: int) -> tuple[dict[str, Any], bytes]:
+    """:func:`decode_picture` for ``context.run_in_child``: the size, and RGB bytes row by row."""
+    image = decode_picture(data, field=field, max_pixels=max_pixels, enough_pixels=enough_pixels)
+    return {"width": image.width, "height": image.height}, image.tobytes()
+
+
+def from_child(size: Mapping[str, Any], pixels: bytes | bytearray, *, field: str) -> PilImage:
+    """Make a picture of what :func:`decode_in_child` gave, believing none of it.
+
+    Raises:
+        InvalidInput: size and bytes do not fit.
+    """
+    from PIL import Image
+
+    width, height = size.get("width"), size.get("height")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise InvalidInput(field, "could not be decoded")
+    if 3 * width * height != len(pixels):
+        raise InvalidInput(field, "could not be decoded")
+    return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
 
 
 def pad_aspect(image: PilImage, max_aspect: int = MAX_ASPECT) -> PilImage:

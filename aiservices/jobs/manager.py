@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from aiservices.callers import Caller
-from aiservices.errors import Conflict, JobNotFound, QueueFull
+from aiservices.errors import Conflict, JobNotFound
+from aiservices.jobs.admission import Admission
 from aiservices.jobs.job import Job
 from aiservices.jobs.output import encode_status
 from aiservices.jobs.queue import JobQueue
+from aiservices.jobs.rate import CompletionRate
 from aiservices.jobs.request import JobRequest
 from aiservices.jobs.retention import Retention
 from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
@@ -21,8 +23,6 @@ from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
 from aiservices.timers import Timers
 from aiservices.webhooks import WebhookSender
-
-QUEUE_FULL_RETRY_AFTER_S = 5.0
 
 log = get_logger(__name__)
 
@@ -46,12 +46,16 @@ class JobManager:
         """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
         self.ended_counts: dict[JobStatus, int] = dict.fromkeys(ENDED, 0)
         self.retried_count = 0
+        self.idle_since = 0.0
+        """When the last live job ended, on the loop's clock."""
         self._metrics = metrics
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self._webhooks = webhooks
         self._jobs: dict[str, Job] = {}
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
         self._queue = JobQueue()
+        self._rate = CompletionRate()
+        self._admission = Admission(config, self._queue, self._rate)
         self._retention = Retention(config, self.timers, self._forget)
         self._keys: dict[tuple[str, str], Job] = {}
         """By tenant and idempotency key."""
@@ -90,11 +94,15 @@ class JobManager:
 
     # What callers do
 
-    def submit(self, request: JobRequest) -> Job:
+    def submit(self, request: JobRequest, *, model_ready: bool = True) -> Job:
         """Accept a job, or return the one that has the same idempotency key.
 
+        Args:
+            request: becomes the job's own.
+            model_ready: whether the model works, so that what was measured tells how long the job would wait.
+
         Raises:
-            QueueFull: the queue's bound by count or bytes would be passed.
+            QueueFull: the queue's bound by count or bytes would be passed, or it would outlive its time to live there.
             Conflict: the idempotency key was used with another request.
         """
         key = (request.caller.tenant, request.idempotency_key or "")
@@ -103,7 +111,7 @@ class JobManager:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
             return known
-        self._check_room(request.input_bytes)
+        self._admission.check_room(request.input_bytes)
         self._sequence += 1
         job = Job(
             id=str(uuid.uuid4()),
@@ -113,6 +121,8 @@ class JobManager:
             priority=(0 if request.is_warmup else 2 if request.low_priority else 1, self._sequence),
             submitted_at=self.now(),
         )
+        if model_ready and not request.is_warmup:
+            self._admission.check_wait(job)
         self._jobs[job.id] = job
         if request.idempotency_key is not None:
             self._keys[key] = job
@@ -142,7 +152,7 @@ class JobManager:
         job = self.get(job_id)
         if job.status not in RETRYABLE:
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
-        self._check_room(job.request.input_bytes)
+        self._admission.check_room(job.request.input_bytes)
         self._retention.take_back(job)
         job.begin_again()
         self.move(job, Stage.QUEUED)
@@ -185,8 +195,10 @@ class JobManager:
         """The model takes a job; its execution time begins to count."""
         assert job.stage.waits, job.stage
         self._queue.remove(job)
-        self.move(job, Stage.RUNNING)
         job.started_at = self.now()
+        if self.running_count == 0:
+            self._rate.begin(job.started_at)
+        self.move(job, Stage.RUNNING)
         self._set_timer(job, job.timeout_s)
 
     def take_interrupted(self) -> bool:
@@ -206,6 +218,8 @@ class JobManager:
         """
         if job.stage.waits:
             self._queue.remove(job)
+        elif not job.request.is_warmup:
+            self._rate.end(self.now())
         self._interrupted |= interrupted and job.stage is not Stage.QUEUED
         self.move(job, stage)
         self._clear_timer(job)
@@ -213,6 +227,7 @@ class JobManager:
             job.request.forget_input()
         self.ended_counts[job.status] += 1
         if self.live_count == 0:
+            self.idle_since = self.now()
             self._idle.set()
         self._announce(job)
         self._retention.add(job)
@@ -245,14 +260,6 @@ class JobManager:
         return (job for job in self._jobs.values() if not job.ended)
 
     # The queue
-
-    def _check_room(self, input_bytes: int) -> None:
-        config = self.config
-        if len(self._queue) >= config.queue_size:
-            raise QueueFull(f"the queue is full ({config.queue_size} jobs)", QUEUE_FULL_RETRY_AFTER_S)
-        # One job always fits an empty queue: what it may weigh is the transport's bound.
-        if self._queue and self._queue.size_bytes + input_bytes > config.queue_bytes:
-            raise QueueFull(f"the queue is full ({config.queue_bytes} bytes of input)", QUEUE_FULL_RETRY_AFTER_S)
 
     def _enqueue(self, job: Job) -> None:
         self._queue.add(job)

@@ -33,7 +33,9 @@ from aiservices.outputs import OutputStore, Packed
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
 from aiservices.pipeline.row import Row, Surroundings
+from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
+from aiservices.timers import Timer
 
 STALLED_AFTER_S = 1.0
 """A job that prepares for longer gives its place among ``prefetch`` to another."""
@@ -52,11 +54,13 @@ class Tools:
         fetcher: guarded download.
         outputs: encodes what a handler gave, large files by way of a bucket.
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
     """
 
     fetcher: Fetcher
     outputs: OutputStore
     pool: Executor
+    children: Children
 
 
 class Pipeline:
@@ -85,7 +89,9 @@ class Pipeline:
         self._jobs = jobs
         self._outputs = tools.outputs
         self._calls = LoopCalls()
-        self._surroundings = Surroundings(fetcher=tools.fetcher, pool=tools.pool, calls=self._calls)
+        self._surroundings = Surroundings(
+            fetcher=tools.fetcher, pool=tools.pool, children=tools.children, calls=self._calls
+        )
         self._on_model = ModelRows(handler, config, jobs, thread, self._calls, metrics)
         self._prepares = type(handler).preprocess is not Handler.preprocess
         self._shapes = type(handler).postprocess is not Handler.postprocess
@@ -94,8 +100,12 @@ class Pipeline:
         """Rows that may join the model: a heap by priority, which no two share."""
         self._at_work: set[Row] = set()
         """Rows that are being prepared or finished."""
+        self._sending = 0
+        """Rows whose output is on its way to a caller's own bucket."""
         self._companions_until: float | None = None
         self._running = False
+        self._ready_at = 0.0
+        self._rest_timer: Timer | None = None
 
     @property
     def empty(self) -> bool:
@@ -103,24 +113,36 @@ class Pipeline:
         return not self._on_model and not self._at_work
 
     async def run(self) -> None:
-        """Move jobs along until cancelled.
+        """Move jobs along until cancelled, or until nobody has used the model for ``idle_s``.
 
         Raises:
             ModelBroken: the device is beyond repair, or the model's thread hangs.
         """
         self._calls.bind()
-        self._running = True
+        self._running, self._ready_at = True, self._jobs.now()
         try:
             while True:
                 self._let_go()
                 self._settle()
                 self._begin_preparing()
                 self._fill_model()
+                if self._may_rest():
+                    return
                 await self._jobs.changed.wait()
                 self._jobs.changed.clear()
         finally:
             self._running = False
             await self._stop()
+
+    def _may_rest(self) -> bool:
+        """Whether nobody has used the model for ``idle_s``; looks again then, if so far nobody does."""
+        idle_s = self._config.idle_s
+        if idle_s == 0 or self._jobs.live_count or not self.empty:
+            return False
+        left_s = max(self._ready_at, self._jobs.idle_since) + idle_s - self._jobs.now()
+        if left_s > 0 and (self._rest_timer is None or not self._rest_timer.active):
+            self._rest_timer = self._jobs.timers.call_later(left_s, asyncio.Event.set, self._jobs.changed)
+        return left_s <= 0
 
     async def _stop(self) -> None:
         """Stop preparing and finishing, and forget every row."""
@@ -215,8 +237,11 @@ class Pipeline:
             self._begin_preparing()
 
     def _room(self) -> int:
-        """How many rows may join now; a slow end must not pile up results."""
-        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING))
+        """How many rows may join now; a slow end must not pile up results.
+
+        What goes to a caller's bucket is not counted, or a silent store would hold the model: its bytes are bounded.
+        """
+        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING) + self._sending)
 
     def _awaits_companions(self) -> bool:
         """Whether an idle model waits for more, up to ``batch_wait_s`` after the first."""
@@ -255,8 +280,19 @@ class Pipeline:
     async def _finish(self, row: Row, result: Any) -> None:
         output = await row.run_in_pool(self._shape, result, row.job.request.destination)
         if isinstance(output, Packed):
-            output = await self._outputs.store(output, row.job)
+            del result  # the files are in the output now; what waits for a store is bounded by their bytes
+            output = await self._store(output, row.job)
         row.complete(output)
+
+    async def _store(self, packed: Packed, job: Job) -> JobOutput:
+        if job.request.destination is None:
+            return await self._outputs.store(packed, job)
+        self._sending += 1
+        self._jobs.changed.set()
+        try:
+            return await self._outputs.store(packed, job)
+        finally:
+            self._sending -= 1
 
     def _shape(self, result: Any, destination: Destination | None) -> JobOutput | Packed:
         return self._outputs.pack(self._handler.postprocess(result), destination)

@@ -17,6 +17,7 @@ from aiservices.handler import MediaKind, Task
 from aiservices.jobs import Job, JobOutput, Stage
 from aiservices.logs import get_logger
 from aiservices.pipeline.calls import LoopCalls
+from aiservices.sandbox import ChildFunction, Children
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -31,11 +32,13 @@ class Surroundings:
     Attributes:
         fetcher: guarded download.
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
         calls: reports from any thread.
     """
 
     fetcher: Fetcher
     pool: Executor
+    children: Children
     calls: LoopCalls
 
 
@@ -94,6 +97,12 @@ class Row:
         """Run CPU-heavy work in the pool."""
         work = partial(_contained, partial(function, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._surroundings.pool, work)
+
+    async def run_in_child(
+        self, function: ChildFunction, data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        """Run a function on untrusted bytes in a process that ends with the job."""
+        return await self._surroundings.children.run(function, data, field=field, **arguments)
 
     def complete(self, output: JobOutput) -> None:
         """End the job as COMPLETED, unless something else already ended it."""
