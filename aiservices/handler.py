@@ -126,8 +126,9 @@ class Context(Protocol):
         """Run a decoder on bytes of a caller in a process that may crash, and is killed at its limit or the job's end.
 
         Args:
-            function: called as ``function(data, **arguments)``; of a module's top level, which the process imports (never
-                torch); gives what JSON can hold, and raw bytes. What comes back is to be checked: it is the caller's.
+            function: called as ``function(data, **arguments)``; of a module's top level, which the process imports
+                (never torch); gives what JSON can hold, and raw bytes.
+                What comes back is to be checked: it is the caller's.
             data: what the caller sent.
             field: JSON path of the input field, for messages; the function gets it too.
             arguments: what JSON can hold.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -21,7 +21,8 @@ from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailabl
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobManager, JobRequest, JobStatus, Stage
+from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, JobStatus, Restorer, Stage
+from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
 from aiservices.model import LoadFailed, Model, ServiceState
@@ -48,6 +49,7 @@ class Shared:
         load_slot: held while a model loads.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
+        journal: keeps accepted jobs beyond the process; None: memory alone does.
     """
 
     fetcher: Fetcher
@@ -60,6 +62,7 @@ class Shared:
     load_slot: asyncio.Lock
     worker_id: str
     on_broken: Callable[[], None]
+    journal: Journal | None = None
 
 
 class Service:
@@ -78,7 +81,8 @@ class Service:
         self.draining = False
         metrics = shared.metrics.service(config.name)
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
-        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id)
+        self._records = JobRecords(shared.journal)
+        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id, self._records)
         self._model = Model(handler, config, shared.store, shared.load_slot, metrics)
         tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
@@ -122,7 +126,7 @@ class Service:
         Raises:
             InvalidInput: naming the field.
             QueueFull: try again later.
-            Unavailable: draining, or there is no model.
+            Unavailable: draining, there is no model, or the journal cannot be written.
             Conflict: the idempotency key came with another request.
         """
         self._check_available(warmup=request.is_warmup)
@@ -130,9 +134,10 @@ class Service:
             self._webhooks.check_url(request.webhook, field="$.webhook")
         if request.destination is not None:
             self._outputs.check(request.destination)
+        raw = request.input
         if not request.is_warmup:
-            request.input = self._read_input(request.input)
-        job = self._jobs.submit(request, model_ready=self.state is ServiceState.READY)
+            request.input = self._read_input(raw)
+        job = self._jobs.submit(request, raw, model_ready=self.state is ServiceState.READY)
         self._begin_work()
         return job
 
@@ -210,24 +215,48 @@ class Service:
         if self.config.load == "start":
             self._begin_work()
 
+    async def restore(self, records: Sequence[JobRecord]) -> None:
+        """Go on with this service's jobs of an earlier process, in the order of acceptance; before :meth:`start`."""
+        restorer = Restorer(self._jobs, self._records, self._read_input)
+        await restorer.restore(records)
+        if self._jobs.live_count:
+            self._begin_work()
+
+    async def wait_recorded(self) -> None:
+        """Wait until everything that happened to jobs so far survives the process, or cannot."""
+        await self._records.flush()
+
+    def refuse(self, job_ids: Sequence[str], reason: str) -> None:
+        """Take jobs back whose acceptance could not be recorded."""
+        self._jobs.refuse(job_ids, reason)
+
     async def drain(self, grace_s: float) -> None:
-        """Refuse new jobs, let those there end within ``grace_s``, end the rest with a reason."""
+        """Refuse new jobs and let those that run end within ``grace_s``.
+
+        What is recorded and waits, or runs longer, is left to the next process; the rest ends with a reason.
+        """
         self.draining = True
+        self._jobs.leave(running=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._jobs.wait_idle(), grace_s)
         if self._jobs.live_count:
             log.warning("service.drained_unfinished", service=self.name, jobs=self._jobs.live_count)
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._stop_jobs()
+        await self.wait_recorded()
 
     async def close(self) -> None:
         """End what is left, stop the pipeline, unload the model on its thread and let the thread end."""
         self.draining = True
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._stop_jobs()
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
         await self._model.close()
         self._jobs.close()
+
+    def _stop_jobs(self) -> None:
+        self._jobs.leave(running=True)
+        self._jobs.fail_all(SHUTDOWN_REASON)
 
     def _begin_work(self) -> None:
         """Load the model, if nobody does or did with success, and work on jobs."""

@@ -44,6 +44,13 @@ class ServerConfig:
         (), "callers need one of these as `Authorization: Bearer KEY`; none: everyone may call", secret=True
     )
     keys_file: str = setting("", "TOML file with the named keys of tenants, read again when it changes; empty: none")
+    hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9._-]+$")], ...] = setting(
+        (),
+        "names in `Host` beside addresses and `localhost`; none: no more on loopback without keys, else any",
+    )
+    allow_origins: tuple[Annotated[str, Meta(pattern=r"^https?://[^/*]+$")], ...] = setting(
+        (), "origins (`https://app.example.com`) whose web pages may call; none: only the server's own page"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least level that is logged: `debug`, `info`, `warning` or `error`"
     )
@@ -91,10 +98,16 @@ class WebhookConfig:
     """``[webhook]``: the POST of the status object when a job ends."""
 
     timeout_s: PositiveSeconds = setting(10.0, "seconds for one attempt")
-    attempts: Positive = setting(3, "attempts in all, until the receiver answers 200")
+    attempts: Positive = setting(3, "attempts in all, until the receiver answers 2xx")
     retry_wait_s: Seconds = setting(10.0, "seconds between two attempts, on average")
     max_pending: Positive = setting(1000, "most deliveries under way; further ones are dropped and logged")
-    secret: str = setting("", "key that signs the POST; empty: not signed", secret=True)
+    max_pending_per_host: Positive = setting(500, "most deliveries under way to one host")
+    max_pending_per_tenant: Positive = setting(500, "most deliveries under way of one tenant, where there are tenants")
+    max_per_host: Positive = setting(8, "most POSTs at once to one host; more wait")
+    secrets: tuple[Annotated[str, Meta(min_length=1)], ...] = setting(
+        (), "`whsec_` secrets (HMAC) and `whsk_` keys (ed25519): each signs every POST; none: not signed", secret=True
+    )
+    secret: str = setting("", "signs the old header `X-Aiservices-Signature`; gone in the next release", secret=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -147,6 +160,17 @@ class OutputsConfig:
 
 
 @attrs.frozen(kw_only=True)
+class JournalConfig:
+    """``[journal]``: the file in which accepted jobs survive the end of the process."""
+
+    path: str = setting("auto", "the file; `auto`: `data/jobs-PROFILE.db` beside `model_dir`; `off`: there is none")
+    sync: Literal["normal", "full"] = setting(
+        "normal", "`normal`: accepted jobs survive `kill -9`; `full`: a power cut as well, at more time for each"
+    )
+    key: str = setting("", "encrypts callers' `s3Config`; empty: jobs with one are kept in memory only", secret=True)
+
+
+@attrs.frozen(kw_only=True)
 class ServiceConfig:
     """``[services.NAME]``: one service; a profile may override each of these."""
 
@@ -177,6 +201,9 @@ class ServiceConfig:
     )
     ttl_s: UpToAWeekSeconds = setting(
         86_400.0, "seconds that a job may wait in the queue, unless its `policy.ttl` says otherwise"
+    )
+    max_attempts: Positive = setting(
+        3, "attempts of a job that each ended with the process while it ran; then it is FAILED"
     )
     prepare_timeout_s: PositiveSeconds = setting(120.0, "seconds for fetching and decoding one job's input")
     hang_s: PositiveSeconds = setting(
@@ -209,6 +236,7 @@ class Config:
     webhook: WebhookConfig = WebhookConfig()
     s3: S3Config = S3Config()
     outputs: OutputsConfig = OutputsConfig()
+    journal: JournalConfig = JournalConfig()
     profile: str = ""
     services: Mapping[str, ServiceConfig] = attrs.Factory(dict)
     profiles: tuple[str, ...] = ()

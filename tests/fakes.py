@@ -21,6 +21,7 @@ from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.storage import ModelStore
+from aiservices.trace import Trace
 from aiservices.webhooks import WebhookSender
 
 T = TypeVar("T")
@@ -124,6 +125,13 @@ class Counting(StepHandler[TextInput, TextOutput]):
         assert self.turn.acquire(timeout=10), "the test never gave the next turn"
 
 
+class PickyUpper(Upper):
+    """Takes no input that others took before."""
+
+    def validate(self, input: TextInput) -> None:
+        raise InvalidInput("$.text", "too short by now")
+
+
 class Unloadable(Upper):
     """Its model cannot be loaded."""
 
@@ -159,7 +167,9 @@ class DirectExecutor(Executor):
 class NoNetwork:
     """Stands in for the fetcher where nothing shall be fetched."""
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         raise FetchError(field, "there is no network in this test")
 
     def check_url(self, url: str, *, field: str) -> None:
@@ -190,7 +200,9 @@ class FakeContext:
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         try:
             return self._files[url]
         except KeyError:
@@ -215,7 +227,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
     network = cast(Fetcher, NoNetwork())
     return Shared(
         fetcher=network,
-        webhooks=WebhookSender(WebhookConfig(), network, lambda service, result: None),
+        webhooks=WebhookSender(WebhookConfig(), network, lambda service, job_id, attempt, result: None),
         outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),

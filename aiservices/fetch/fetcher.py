@@ -23,6 +23,7 @@ from aiservices.fetch.url import check_url, host_of, next_url
 from aiservices.handler import MediaKind
 from aiservices.logs import get_logger
 from aiservices.settings import FetchConfig
+from aiservices.trace import Trace
 
 log = get_logger(__name__)
 
@@ -94,7 +95,9 @@ class Fetcher:
             return
         raise failure.as_error(field)
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         """Download an ``http``, ``https`` or ``data:`` URL and make sure by its bytes that it is of the kind.
 
         The time begins when one of ``max_concurrency`` slots is free, and one of ``max_per_host`` for its host; the
@@ -105,6 +108,7 @@ class Fetcher:
             field: JSON path of the input field, for messages, as ``$.image_url``.
             kind: what the bytes have to be.
             max_bytes: a bound below the configured one.
+            trace: the job's; the download is a child of it.
 
         Raises:
             FetchError: whatever went wrong, in one line; :class:`Refused` where the guard forbids it.
@@ -112,7 +116,7 @@ class Fetcher:
         limit_bytes = self._config.max_bytes if max_bytes is None else min(max_bytes, self._config.max_bytes)
         started_s = time.monotonic()
         try:
-            data = await self._get(url, kind, limit_bytes)
+            data = await self._get(url, kind, limit_bytes, {} if trace is None else trace.child_headers())
             check_kind(data, kind)
         except Failure as error:
             failure = error
@@ -178,20 +182,20 @@ class Fetcher:
             failure = error
         raise failure.as_error(field)
 
-    async def _get(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:
+    async def _get(self, url: str, kind: MediaKind, limit_bytes: int, headers: Mapping[str, str]) -> bytes:
         if url[:5].lower() == "data:":
             if len(url) <= _DECODE_ON_LOOP_CHARS:
                 return decode_data_url(url, limit_bytes)
             return await asyncio.get_running_loop().run_in_executor(self._pool, decode_data_url, url, limit_bytes)
         async with self._slots.taken(host_of(url)), time_limit(self._config.timeout_s):
-            return await self._download(url, kind, limit_bytes)
+            return await self._download(url, kind, limit_bytes, headers)
 
-    async def _download(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:
+    async def _download(self, url: str, kind: MediaKind, limit_bytes: int, headers: Mapping[str, str]) -> bytes:
         """Follow the redirects by hand: each hop passes the whole guard."""
         for hop in range(self._config.max_redirects + 1):
             with in_words("redirects to a URL that " if hop else ""):
                 target = check_url(url, self._allowed)
-                async with request(self._running_session(), "GET", target) as response:
+                async with request(self._running_session(), "GET", target, headers=headers) as response:
                     if response.status not in _REDIRECTS:
                         return await read_body(response, kind, limit_bytes)
                     location = response.headers.get("Location")

@@ -130,10 +130,10 @@ class OutputStore:
                 urls = await self._callers.upload(destination, packed.leaves, key_of)
         except JobFailed as error:
             bucket = destination.bucket_name if destination else self._config.bucket
-            log.warning("output.not_stored", service=job.service, job=job.id, bucket=bucket, reason=str(error))
+            log.warning("output.not_stored", **job.log_fields, bucket=bucket, reason=str(error))
             raise JobFailed(f"the output could not be stored in the bucket {bucket!r}: {error}") from None
         size, seconds = sum(len(file.data) for file in packed.leaves), round(time.monotonic() - began, 3)
-        log.info("output.stored", service=job.service, job=job.id, bytes=size, seconds=seconds)
+        log.info("output.stored", **job.log_fields, bytes=size, seconds=seconds)
         fields = msgspec.json.encode({**msgspec.json.decode(packed.stays.fields), **urls})
         return JobOutput(fields, packed.stays.files)
 

@@ -16,26 +16,22 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Coroutine
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-import attrs
 import msgspec
 
 from aiservices.errors import JobFailed, contained
-from aiservices.fetch import Fetcher
 from aiservices.handler import Handler, Task
 from aiservices.jobs import Destination, Job, JobManager, JobOutput, Stage
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
-from aiservices.outputs import OutputStore, Packed
+from aiservices.outputs import Packed
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
-from aiservices.pipeline.row import Row, Surroundings
-from aiservices.sandbox import Children
+from aiservices.pipeline.rest import Rest
+from aiservices.pipeline.row import Row, Surroundings, Tools
 from aiservices.settings import ServiceConfig
-from aiservices.timers import Timer
 
 STALLED_AFTER_S = 1.0
 """A job that prepares for longer gives its place among ``prefetch`` to another."""
@@ -44,23 +40,6 @@ STALLED_PER_PLACE = 4
 """How many jobs may be STALLED, for each place of ``prefetch``."""
 
 WARMED_UP = msgspec.json.encode({"state": "READY"})
-
-
-@attrs.frozen(kw_only=True)
-class Tools:
-    """What a pipeline works with.
-
-    Attributes:
-        fetcher: guarded download.
-        outputs: encodes what a handler gave, large files by way of a bucket.
-        pool: threads for preprocessing and postprocessing.
-        children: processes for what may crash or hang.
-    """
-
-    fetcher: Fetcher
-    outputs: OutputStore
-    pool: Executor
-    children: Children
 
 
 class Pipeline:
@@ -104,8 +83,7 @@ class Pipeline:
         """Rows whose output is on its way to a caller's own bucket."""
         self._companions_until: float | None = None
         self._running = False
-        self._ready_at = 0.0
-        self._rest_timer: Timer | None = None
+        self._rest = Rest(config.idle_s, jobs)
 
     @property
     def empty(self) -> bool:
@@ -119,30 +97,21 @@ class Pipeline:
             ModelBroken: the device is beyond repair, or the model's thread hangs.
         """
         self._calls.bind()
-        self._running, self._ready_at = True, self._jobs.now()
+        self._running = True
+        self._rest.begin()
         try:
             while True:
                 self._let_go()
                 self._settle()
                 self._begin_preparing()
                 self._fill_model()
-                if self._may_rest():
+                if self.empty and self._rest.due():
                     return
                 await self._jobs.changed.wait()
                 self._jobs.changed.clear()
         finally:
             self._running = False
             await self._stop()
-
-    def _may_rest(self) -> bool:
-        """Whether nobody has used the model for ``idle_s``; looks again then, if so far nobody does."""
-        idle_s = self._config.idle_s
-        if idle_s == 0 or self._jobs.live_count or not self.empty:
-            return False
-        left_s = max(self._ready_at, self._jobs.idle_since) + idle_s - self._jobs.now()
-        if left_s > 0 and (self._rest_timer is None or not self._rest_timer.active):
-            self._rest_timer = self._jobs.timers.call_later(left_s, asyncio.Event.set, self._jobs.changed)
-        return left_s <= 0
 
     async def _stop(self) -> None:
         """Stop preparing and finishing, and forget every row."""

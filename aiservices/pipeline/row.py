@@ -16,6 +16,7 @@ from aiservices.fetch import Fetcher
 from aiservices.handler import MediaKind, Task
 from aiservices.jobs import Job, JobOutput, Stage
 from aiservices.logs import get_logger
+from aiservices.outputs import OutputStore
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.sandbox import ChildFunction, Children
 
@@ -23,6 +24,23 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Tools:
+    """What a pipeline works with.
+
+    Attributes:
+        fetcher: guarded download.
+        outputs: encodes what a handler gave, large files by way of a bucket.
+        pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
+    """
+
+    fetcher: Fetcher
+    outputs: OutputStore
+    pool: Executor
+    children: Children
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +109,8 @@ class Row:
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download a URL that the caller gave, through the guard."""
-        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes)
+        trace = self.job.request.trace
+        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes, trace=trace)
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run CPU-heavy work in the pool."""
@@ -115,7 +134,7 @@ class Row:
         else:
             text = f"internal error (job {self.job.id})"
             if self.current:
-                log.error("job.failed_unexpectedly", service=self.job.service, job=self.job.id, exc_info=error)
+                log.error("job.failed_unexpectedly", **self.job.log_fields, exc_info=error)
         self.job.finish(Stage.FAILED, attempt=self.attempt, error=text)
 
 

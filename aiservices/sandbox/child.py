@@ -26,7 +26,7 @@ _OPEN_FILES = 32
 
 
 def confine(memory_bytes: int) -> None:
-    """Bound this process: memory, open files, no written file, no core dump, no new rights, no life after its parent."""
+    """Bound this process: memory, files, no written file, no core dump, no new rights, no life after its parent."""
     for limit, bound in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -64,7 +65,7 @@ class Children:
         self._free = asyncio.Semaphore(limits.processes)
         self._idle: list[_Child] = []
         self._alive: set[_Child] = set()
-        # One thread a child, kept as long as the children: the system kills them when the thread that started them ends.
+        # One thread a child, kept as long as the children: the system kills them when the thread that started one ends.
         self._threads = ThreadPoolExecutor(limits.processes, thread_name_prefix="child")
 
     async def run(
@@ -177,7 +178,8 @@ class _Child:
             self.reap()
 
     def exchange(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearray]:
-        assert self._process is not None and self._connection is not None, "start comes first"
+        assert self._process is not None, "start comes first"
+        assert self._connection is not None
         try:
             wire.send(self._connection, request, data)
             return wire.receive(self._connection, max_bytes=MAX_RESULT_BYTES)
@@ -207,5 +209,5 @@ class _Child:
 def _environment() -> dict[str, str]:
     """Where modules are, and nothing else: no key or token of this process."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     return kept | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

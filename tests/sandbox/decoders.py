@@ -50,7 +50,7 @@ def swell(data: bytes, *, field: str) -> Answer:
 
 def warn(data: bytes, *, field: str) -> Answer:
     warnings.warn("look", stacklevel=1)
-    print("noise", flush=True)
+    os.write(2, b"noise")
     return {}, b""
 
 

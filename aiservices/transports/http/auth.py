@@ -1,4 +1,4 @@
-"""Who may call: anyone where no keys are set (but no page of another site), else holders of a key."""
+"""Who may call: anyone where no keys are set, else holders of a key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from aiservices.callers import ANYONE, NOBODY, Caller
 from aiservices.keys import KeyRing
-from aiservices.transports.http.errors import CrossSite, Forbidden, Unauthorized
+from aiservices.transports.http.errors import Forbidden, Unauthorized
 from aiservices.transports.http.lookup import CALLER
 from aiservices.transports.http.process import ENDPOINTS
 
@@ -31,11 +31,8 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     keys = request.app[KEYS]
     caller = _caller(request, keys) if keys.needed else ANYONE
     request[CALLER] = caller
-    if path not in PUBLIC:
-        if not keys.needed:
-            _check_site(request)
-        elif caller is NOBODY:
-            raise Unauthorized("unauthorized")
+    if path not in PUBLIC and caller is NOBODY:
+        raise Unauthorized("unauthorized")
     if path in OPERATORS and not caller.operator:
         raise Forbidden("this needs the key of an operator")
     return await handler(request)
@@ -56,12 +53,3 @@ def _caller(request: web.Request, keys: KeyRing) -> Caller:
     scheme, _, rest = header.partition(" ")
     given = (rest if scheme.lower() == "bearer" else header).strip().encode("utf-8", "surrogateescape")
     return keys.find(given) or NOBODY
-
-
-def _check_site(request: web.Request) -> None:
-    """Without keys, a page that the operator happens to visit could otherwise post jobs to this server.
-
-    Source: https://www.w3.org/TR/fetch-metadata/, which every current browser sends.
-    """
-    if request.method not in ("GET", "HEAD") and request.headers.get("Sec-Fetch-Site") == "cross-site":
-        raise CrossSite("pages of other sites may not call this server")
