@@ -142,11 +142,7 @@ class Service:
         return job
 
     def get(self, job_id: str, caller: Caller) -> Job:
-        """Return a remembered job that the caller may see. The only way from an id to a job.
-
-        Raises:
-            JobNotFound: there is none, or it is another tenant's; nothing tells these apart.
-        """
+        """Return a remembered job, by the only way from an id to one. Raises JobNotFound, for another tenant's too."""
         job = self._jobs.get(job_id)
         if not caller.may_see(job.request.caller):
             raise JobNotFound(job_id)
@@ -163,11 +159,7 @@ class Service:
         job.finish(Stage.CANCELLED)
 
     def retry(self, job_id: str, caller: Caller) -> Job:
-        """Put a FAILED or TIMED_OUT job back in the queue.
-
-        Raises:
-            JobNotFound, Conflict, QueueFull, Unavailable: as for the job's state, or the service's.
-        """
+        """Put an ended job back in the queue. Raises JobNotFound, Conflict, QueueFull or Unavailable."""
         self._check_available(warmup=self.get(job_id, caller).request.is_warmup)
         job = self._jobs.retry(job_id)
         self._begin_work()

@@ -65,8 +65,7 @@ class JobManager:
         self._rate = CompletionRate()
         self._admission = Admission(config, self._queue, self._rate)
         self._retention = Retention(config, self.timers, self._forget)
-        self._keys: dict[tuple[str, str], Job] = {}
-        """By tenant and idempotency key."""
+        self._keys: dict[tuple[str, str], Job] = {}  # by tenant and idempotency key
         self._sequence = 0
         self._interrupted = False
         self._idle = asyncio.Event()
@@ -110,8 +109,7 @@ class JobManager:
             Conflict: the idempotency key was used with another request.
             Unavailable: it cannot be recorded now.
         """
-        key = (request.caller.tenant, request.idempotency_key or "")
-        known = self._keys.get(key)
+        known = self._keys.get((request.caller.tenant, request.idempotency_key or ""))
         if known is not None:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
