@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aiservices.config import CONFIG_VARIABLE, ENVIRONMENT, load_config
+from aiservices.config import load_config
+from aiservices.environment import CONFIG_VARIABLE, ENVIRONMENT
 from aiservices.errors import ConfigError
 from aiservices.settings import Config
 
@@ -254,6 +255,7 @@ FITTING: dict[str, tuple[str, object]] = {
     "model_dir": ("/models", Path("/models")),
     "api_keys": ("one,two", ("one", "two")),
     "allow_hosts": ("one,two", ("one", "two")),
+    "secrets": ("one,two", ("one", "two")),
 }
 
 

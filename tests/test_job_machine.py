@@ -80,14 +80,14 @@ class JobMachine(RuleBasedStateMachine):
         self.handler = self.make_handler()
         self.service = make_service(self.handler, shared=make_shared(DirectExecutor()), **self.limits)
         self.model = Turns(self.service._model.thread, self.handler.waiting)
-        announce = self.service._jobs._announce
+        announce = self.service._jobs.announcer.ended
 
         def count(job: Job) -> None:
             key = (job.id, job.attempt)
             self.endings[key] = self.endings.get(key, 0) + 1
             announce(job)
 
-        self.service._jobs._announce = count  # type: ignore[method-assign]
+        self.service._jobs.announcer.ended = count  # type: ignore[method-assign]
         self.run(self.service.start())
 
     @rule(

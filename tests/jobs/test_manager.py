@@ -114,8 +114,8 @@ async def test_results_are_forgotten_by_count_and_by_time() -> None:
     async with running(Upper(), keep_results=2, keep_results_s=0.05) as service:
         jobs = [ask(service, "a") for _ in range(4)]
         await ended(service, *jobs)
-        assert service._jobs.remembered_bytes <= 2 * jobs[0].size_bytes
-        await until(lambda: service._jobs.remembered_bytes == 0)
+        assert service._jobs._retention.size_bytes <= 2 * jobs[0].size_bytes
+        await until(lambda: service._jobs._retention.size_bytes == 0)
         for job in jobs:
             with pytest.raises(JobNotFound, match="not found or expired"):
                 service.get(job.id)

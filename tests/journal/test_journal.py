@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
-import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from aiservices.journal import (
     Accepted,
     Delivered,
     Ended,
+    Event,
     Forgotten,
     JobRecord,
     Journal,
@@ -28,11 +28,13 @@ from aiservices.journal import (
     StoredOutput,
     database,
     read_offline,
+    store,
     writer,
 )
 
 KEY = base64.b64encode(b"k" * 32).decode()
 LARGE = 100_000
+ROOT = Path(__file__).parents[2]
 
 
 def accepted(job_id: str = "a", **values: Any) -> Accepted:
@@ -53,6 +55,10 @@ async def opened(path: Path, **values: Any) -> AsyncIterator[tuple[Journal, list
         await journal.close()
 
 
+async def offline(path: Path) -> list[JobRecord]:
+    return await asyncio.to_thread(read_offline, path)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "jobs.db"
@@ -61,7 +67,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("in_one_batch", [True, False])
 async def test_each_state_is_read_back_in_the_order_of_acceptance(path: Path, in_one_batch: bool) -> None:
     output = StoredOutput(fields=b"{}", files=(("f", "a/b", b"z"),))
-    events = [
+    events: list[Event] = [
         *(accepted(name, sequence=number) for number, name in enumerate("abcdef")),
         *(Started(job_id=name, attempt=1, at=2.0) for name in "bcdf"),
         *(ended(name, output=output, webhook_due=True) for name in "cdf"),
@@ -86,7 +92,7 @@ async def test_each_state_is_read_back_in_the_order_of_acceptance(path: Path, in
     ]
     assert records[2].output == output
     assert records[4].output is None
-    assert records == read_offline(path)
+    assert records == await offline(path)
 
 
 async def test_a_late_delivery_leaves_a_newer_attempt_due(path: Path) -> None:
@@ -94,7 +100,7 @@ async def test_a_late_delivery_leaves_a_newer_attempt_due(path: Path) -> None:
         journal.write(accepted())
         await journal.committed(journal.write(ended(attempt=2, webhook_due=True)))
         journal.write(Delivered(job_id="a", attempt=1))
-    assert read_offline(path)[0].webhook_due
+    assert (await offline(path))[0].webhook_due
 
 
 async def test_one_file_holds_equal_payloads_and_goes_with_the_last_name(path: Path) -> None:
@@ -122,7 +128,7 @@ async def test_a_missing_payload_is_told_not_lost(path: Path) -> None:
         journal.write(accepted(request={"input": "x" * LARGE}))
     for found in path.parent.glob("jobs.db.blobs/*/*"):
         found.unlink()
-    (record,) = read_offline(path)
+    (record,) = await offline(path)
     assert record.unreadable is not None
 
 
@@ -131,20 +137,20 @@ async def test_a_full_disk_refuses_acceptances_and_keeps_the_rest(path: Path, mo
     refused: list[Any] = []
     async with opened(path, on_refused=lambda *told: refused.append(told)) as (journal, _):
         assert await journal.committed(journal.write(accepted("a")))
-        commit = writer.Store.commit
+        commit = store.Store.commit
 
         def full(*_: Any) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
-        monkeypatch.setattr(writer.Store, "commit", full)
+        monkeypatch.setattr(store.Store, "commit", full)
         journal.write(ended("a"))
         assert not await journal.committed(journal.write(accepted("b")))
         assert refused == [(["b"], "the journal cannot be written: database or disk is full")]
         assert journal.failing is not None
         with pytest.raises(Unavailable, match="disk is full"):
             journal.write(accepted("c"))
-        monkeypatch.setattr(writer.Store, "commit", commit)
-    assert [(record.job_id, record.state) for record in read_offline(path)] == [("a", "COMPLETED")]
+        monkeypatch.setattr(store.Store, "commit", commit)
+    assert [(record.job_id, record.state) for record in await offline(path)] == [("a", "COMPLETED")]
 
 
 async def test_a_failed_transaction_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +159,20 @@ async def test_a_failed_transaction_leaves_no_file(path: Path, monkeypatch: pyte
 
     async with opened(path) as (journal, _):
         with monkeypatch.context() as patch:
-            patch.setattr(writer.Store, "_transact", full)
+            patch.setattr(store.Store, "_transact", full)
             assert not await journal.committed(journal.write(accepted(request={"input": "x" * LARGE})))
             assert [found for found in path.parent.glob("jobs.db.blobs/*/*") if found.is_file()] == []
+
+
+async def test_a_row_that_sqlite_refuses_leaves_no_transaction_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_S", 0.01)
+    async with opened(path) as (journal, _):
+        await journal.committed(journal.write(accepted("a")))
+        journal.write(ended("a"))
+        assert not await journal.committed(journal.write(accepted("b", service="\ud800")))
+    assert [(record.job_id, record.state) for record in await offline(path)] == [("a", "COMPLETED")]
 
 
 async def test_secrets_are_on_the_disk_encrypted_only(path: Path) -> None:
@@ -190,15 +207,15 @@ async def test_a_second_process_and_a_reader_are_refused(path: Path) -> None:
         with pytest.raises(ServiceError, match="in use"):
             await Journal(path).open()
         with pytest.raises(ServiceError, match="ask that server"):
-            read_offline(path)
+            await offline(path)
 
 
 @pytest.mark.parametrize("content", [b"no database" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
-async def test_a_damaged_file_is_named_and_left(path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_named_and_left(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(ServiceError, match=r"jobs\.db"):
-        await Journal(path).open()
+        asyncio.run(Journal(path).open())
     assert path.read_bytes() == content
 
 
@@ -214,7 +231,7 @@ async def test_an_older_form_is_migrated_beside_a_copy_and_a_newer_refused(
             assert [record.service for record in records] == ["moved"]
     with pytest.raises(ServiceError, match="form 2"):
         await Journal(path).open()
-    assert [record.service for record in read_offline(path.with_name("jobs.db.v1"))] == ["s"]
+    assert [record.service for record in await offline(path.with_name("jobs.db.v1"))] == ["s"]
 
 
 KILLED = """
@@ -237,9 +254,49 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(("point", "kept"), [("blob", "a"), ("before", "a"), ("after", "ab"), ("none", "ab")])
 async def test_a_kill_keeps_what_was_committed_and_nothing_half(path: Path, point: str, kept: str) -> None:
-    command = [sys.executable, "-c", KILLED, str(path), point]
-    killed = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": os.getcwd()}, timeout=30)
-    assert killed.returncode == -signal.SIGKILL
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, str(path), point, cwd=ROOT)
+    assert await killed.wait() == -signal.SIGKILL
     async with opened(path) as (_, records):
         assert [(record.job_id, record.unreadable) for record in records] == [(name, None) for name in kept]
         assert len([found for found in path.parent.glob("jobs.db.blobs/*/*") if found.is_file()]) == len(kept)
+
+
+FULL = """
+import asyncio, resource, sys
+from pathlib import Path
+from aiservices.journal import Accepted, Ended, Journal, StoredOutput, writer
+writer.RETRY_S = 0.01
+async def main():
+    refused = []
+    journal = Journal(Path(sys.argv[1]), on_refused=lambda ids, reason: refused.extend(ids))
+    await journal.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    kept = []
+    while not refused:
+        name = str(len(kept))
+        request = {"input": "x" * 50_000}
+        if await journal.committed(journal.write(
+            Accepted(job_id=name, service="s", sequence=1, at=1.0, request=request))):
+            kept.append(name)
+    assert refused == [str(len(kept))] and len(kept) > 1 and journal.failing
+    output = StoredOutput(fields=b"y" * 60_000)
+    end = journal.write(Ended(job_id="0", attempt=1, status="COMPLETED", at=3.0, output=output))
+    while journal.failing:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await asyncio.sleep(0.01)
+    assert journal.is_committed(end)
+    print(len(kept))
+    await journal.close()
+asyncio.run(main())
+"""
+
+
+async def test_a_file_that_may_not_grow_refuses_and_recovers(path: Path) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FULL, str(path), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await child.communicate()
+    assert child.returncode == 0
+    records = await offline(path)
+    assert [record.job_id for record in records] == [str(number) for number in range(int(told.split()[-1]))]
+    assert [record.state for record in records] == ["COMPLETED"] + ["queued"] * (len(records) - 1)

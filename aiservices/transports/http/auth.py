@@ -1,4 +1,4 @@
-"""Who may call: anyone where no keys are set (but no page of another site), else holders of a key."""
+"""Who may call: anyone where no keys are set, else holders of a key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from aiservices.transports.http.errors import CrossSite, Unauthorized
+from aiservices.transports.http.errors import Unauthorized
 from aiservices.transports.http.lookup import REGISTRY
 from aiservices.transports.http.process import ENDPOINTS
 
@@ -20,8 +20,8 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
     """Refuse a request without a right key, on every path but the public ones."""
     resource = request.match_info.route.resource
     keys = request.app[REGISTRY].config.server.api_keys
-    if resource is None or resource.canonical not in PUBLIC:
-        _check_site(request) if not keys else _check_key(request, keys)
+    if keys and (resource is None or resource.canonical not in PUBLIC):
+        _check_key(request, keys)
     return await handler(request)
 
 
@@ -34,12 +34,3 @@ def _check_key(request: web.Request, keys: tuple[str, ...]) -> None:
     matches = [hmac.compare_digest(given, key.encode()) for key in keys]
     if not any(matches):
         raise Unauthorized("unauthorized")
-
-
-def _check_site(request: web.Request) -> None:
-    """Without keys, a page that the operator happens to visit could otherwise post jobs to this server.
-
-    Source: https://www.w3.org/TR/fetch-metadata/, which every current browser sends.
-    """
-    if request.method not in ("GET", "HEAD") and request.headers.get("Sec-Fetch-Site") == "cross-site":
-        raise CrossSite("pages of other sites may not call this server")

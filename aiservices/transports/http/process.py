@@ -120,16 +120,11 @@ def _file(name: str) -> web.Response:
 
 def is_ready(registry: Registry) -> bool:
     """Whether every service takes jobs at once, or loads on purpose with its first job."""
-    return not registry.draining and not registry.broken and all(map(_takes_jobs, registry.services.values()))
-
-
-def _takes_jobs(service: Service) -> bool:
-    cold_on_purpose = service.state is ServiceState.COLD and service.config.load == "first_use"
-    return service.state is ServiceState.READY or cold_on_purpose
+    return not registry.draining and not registry.broken and all(each.takes_jobs for each in registry.services.values())
 
 
 def _service_state(service: Service, tell_all: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {"state": service.state, "demo": service.config.model.startswith(PACKAGE_SCHEME)}
-    if service.reason is not None and (tell_all or service.state is ServiceState.LOADING):
+    if service.reason is not None and (tell_all or service.state in (ServiceState.LOADING, ServiceState.UNLOADING)):
         shown["reason"] = service.reason
     return shown
