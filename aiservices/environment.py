@@ -14,6 +14,7 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
     "AISERVICES_HOST": ("server", "host"),
     "AISERVICES_PORT": ("server", "port"),
     "AISERVICES_API_KEYS": ("server", "api_keys"),
+    "AISERVICES_KEYS_FILE": ("server", "keys_file"),
     "AISERVICES_GRACE_S": ("server", "grace_s"),
     "AISERVICES_LOG_LEVEL": ("server", "log_level"),
     "AISERVICES_LOG_FORMAT": ("server", "log_format"),

@@ -16,7 +16,8 @@ from typing import Any
 
 import attrs
 
-from aiservices.errors import InvalidInput, ModelBroken, Unavailable
+from aiservices.callers import Caller
+from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailable
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
@@ -140,13 +141,16 @@ class Service:
         self._begin_work()
         return job
 
-    def get(self, job_id: str) -> Job:
-        """Return a remembered job, or raise JobNotFound."""
-        return self._jobs.get(job_id)
+    def get(self, job_id: str, caller: Caller) -> Job:
+        """Return a remembered job, by the only way from an id to one. Raises JobNotFound, for another tenant's too."""
+        job = self._jobs.get(job_id)
+        if not caller.may_see(job.request.caller):
+            raise JobNotFound(job_id)
+        return job
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, caller: Caller) -> Job:
         """End a job as CANCELLED; one that has ended stays as it is. Raises JobNotFound."""
-        job = self.get(job_id)
+        job = self.get(job_id, caller)
         self.give_up(job)
         return job
 
@@ -154,20 +158,16 @@ class Service:
         """End a job as CANCELLED that nobody will ask for again; one that has ended stays as it is."""
         job.finish(Stage.CANCELLED)
 
-    def retry(self, job_id: str) -> Job:
-        """Put a FAILED or TIMED_OUT job back in the queue.
-
-        Raises:
-            JobNotFound, Conflict, QueueFull, Unavailable: as for the job's state, or the service's.
-        """
-        self._check_available(warmup=self.get(job_id).request.is_warmup)
+    def retry(self, job_id: str, caller: Caller) -> Job:
+        """Put an ended job back in the queue. Raises JobNotFound, Conflict, QueueFull or Unavailable."""
+        self._check_available(warmup=self.get(job_id, caller).request.is_warmup)
         job = self._jobs.retry(job_id)
         self._begin_work()
         return job
 
-    def purge(self) -> int:
-        """Cancel every queued job; return how many."""
-        return self._jobs.purge()
+    def purge(self, caller: Caller) -> int:
+        """Cancel every queued job that the caller may see; return how many."""
+        return self._jobs.purge(caller)
 
     def status(self, job: Job) -> dict[str, Any]:
         """The job's status object without its output and, while it waits, its place in the queue and the reason."""

@@ -43,6 +43,7 @@ class ServerConfig:
     api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = setting(
         (), "callers need one of these as `Authorization: Bearer KEY`; none: everyone may call", secret=True
     )
+    keys_file: str = setting("", "TOML file with the named keys of tenants, read again when it changes; empty: none")
     hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9._-]+$")], ...] = setting(
         (),
         "names in `Host` beside addresses and `localhost`; none: no more on loopback without keys, else any",

@@ -190,7 +190,9 @@ class PictureReader:
             from transformers import AutoImageProcessor
         auto: Any = AutoImageProcessor
         try:
-            self._processor: Any = auto.from_pretrained(model_dir, local_files_only=True, backend="pil")
+            self._processor: Any = auto.from_pretrained(
+                model_dir, trust_remote_code=False, local_files_only=True, backend="pil"
+            )
         except (OSError, ValueError) as error:
             raise ServiceError("the checkpoint has no image processor (preprocessor_config.json)") from error
         model: Any = checkpoint.model

@@ -121,6 +121,8 @@ class Job:
         named = {"service": self.service, "job": self.id}
         if self.request.request_id:
             named["request"] = self.request.request_id
+        if self.request.caller.key:
+            named["key"] = self.request.caller.key
         return named
 
     def is_current(self, attempt: int) -> bool:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from aiservices.callers import Caller
 from aiservices.errors import Conflict, JobNotFound
 from aiservices.jobs import limits
 from aiservices.jobs.admission import Admission
@@ -64,7 +65,7 @@ class JobManager:
         self._rate = CompletionRate()
         self._admission = Admission(config, self._queue, self._rate)
         self._retention = Retention(config, self.timers, self._forget)
-        self._keys: dict[str, Job] = {}
+        self._keys: dict[tuple[str, str], Job] = {}  # by tenant and idempotency key
         self._sequence = 0
         self._interrupted = False
         self._idle = asyncio.Event()
@@ -108,7 +109,7 @@ class JobManager:
             Conflict: the idempotency key was used with another request.
             Unavailable: it cannot be recorded now.
         """
-        known = self._keys.get(request.idempotency_key or "")
+        known = self._keys.get((request.caller.tenant, request.idempotency_key or ""))
         if known is not None:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
@@ -178,9 +179,10 @@ class JobManager:
         self._enqueue(job)
         return job
 
-    def purge(self) -> int:
-        """End every queued job as CANCELLED; return how many."""
-        return sum(job.finish(Stage.CANCELLED) for job in [*self._queue])
+    def purge(self, caller: Caller) -> int:
+        """End every queued job that the caller may see as CANCELLED; return how many."""
+        queued = [job for job in self._queue if caller.may_see(job.request.caller)]
+        return sum(job.finish(Stage.CANCELLED) for job in queued)
 
     def fail_all(self, error: str) -> None:
         """End every job that has not ended as FAILED with this reason."""
@@ -281,7 +283,7 @@ class JobManager:
     def _add(self, job: Job) -> None:
         self._jobs[job.id] = job
         if job.request.idempotency_key is not None:
-            self._keys[job.request.idempotency_key] = job
+            self._keys[job.request.caller.tenant, job.request.idempotency_key] = job
         self._counts[job.stage] += 1
 
     def _enqueue(self, job: Job) -> None:
@@ -294,5 +296,5 @@ class JobManager:
     def _forget(self, job: Job) -> None:
         del self._jobs[job.id]
         if job.request.idempotency_key is not None:
-            del self._keys[job.request.idempotency_key]
+            del self._keys[job.request.caller.tenant, job.request.idempotency_key]
         self.records.forgotten(job)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aiservices.callers import Caller
 from aiservices.errors import Unavailable
 from aiservices.jobs.job import Job
 from aiservices.jobs.output import JobOutput, OutputFile
@@ -92,7 +93,8 @@ class JobRecords:
                 return
             secret = msgspec.to_builtins(request.destination)
         kept = {name: getattr(request, name) for name in _PLAIN}
-        shown = {"input": raw, "fingerprint": request.fingerprint.hex(), **kept}
+        caller = {"tenant": request.caller.tenant, "key": request.caller.key}
+        shown = {"input": raw, "fingerprint": request.fingerprint.hex(), **caller, **kept}
         accepted = Accepted(
             job_id=job.id,
             service=job.service,
@@ -175,6 +177,7 @@ class JobRecords:
             input=kept.get("input") or {},
             destination=None if record.secret is None else msgspec.convert(record.secret, Destination),
             fingerprint=bytes.fromhex(kept.get("fingerprint", "")),
+            caller=Caller(tenant=kept.get("tenant", ""), key=kept.get("key", "")),
             **{name: kept[name] for name in _PLAIN if name in kept},
         )
         stored = record.output

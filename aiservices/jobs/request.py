@@ -10,6 +10,7 @@ import attrs
 import msgspec
 from msgspec import Meta
 
+from aiservices.callers import ANYONE, Caller
 from aiservices.trace import Trace
 
 
@@ -43,6 +44,7 @@ class JobRequest:
         request_id: of the request that asked for it, for the log.
         trace: the caller's, passed on to what the job asks of others.
         fingerprint: digest of the request, see :func:`fingerprint`; compared where there is a key.
+        caller: who asked; the job is its tenant's.
     """
 
     input: Any
@@ -57,6 +59,7 @@ class JobRequest:
     request_id: str = ""
     trace: Trace = attrs.field(factory=Trace)
     fingerprint: bytes = b""
+    caller: Caller = ANYONE
     is_warmup: bool = attrs.field(init=False)
     """Whether it is ``{"action": "warmup"}``, which loads the model and runs nothing."""
 

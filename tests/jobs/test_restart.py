@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aiservices.callers import ANYONE, Caller
 from aiservices.errors import JobNotFound, Unavailable
 from aiservices.jobs import Destination, JobRequest, fingerprint
 from aiservices.journal import JobRecord, Journal, read_offline
@@ -64,7 +65,7 @@ async def test_after_a_crash_what_waited_and_what_ran_is_done_in_order(tmp_path:
     async with process(path, max_batch_size=1) as second:
         service = second.get("fake")
         gated(second).gate.set()
-        revived = [service.get(job.id) for job in jobs]
+        revived = [service.get(job.id, ANYONE) for job in jobs]
         for job in revived:
             await job.wait_end(LIMIT_S)
         assert [output(job) for job in revived] == [{"text": "A"}, {"text": "B"}, {"text": "C"}]
@@ -80,10 +81,22 @@ async def test_a_result_can_be_asked_for_after_a_crash(tmp_path: Path) -> None:
         await job.wait_recorded()
         shown = job.status_object()
     async with process(path, handler="Upper") as second:
-        revived = second.get("fake").get(job.id)
+        revived = second.get("fake").get(job.id, ANYONE)
         assert output(revived) == {"text": "A"}
         assert {**revived.status_object(), "workerId": ""} == {**shown, "workerId": ""}
         assert second.get("fake").health()["jobs"]["completed"] == 0
+
+
+async def test_a_job_is_still_its_tenants_after_a_crash(tmp_path: Path) -> None:
+    path, shop, rival = tmp_path / "jobs.db", Caller(tenant="shop", key="backend"), Caller(tenant="rival")
+    async with process(path, crash=True, handler="Upper") as first:
+        job = first.get("fake").submit(JobRequest(input={"text": "a"}, caller=shop))
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+    async with process(path, handler="Upper") as second:
+        assert second.get("fake").get(job.id, shop).request.caller.key == "backend"
+        with pytest.raises(JobNotFound):
+            second.get("fake").get(job.id, rival)
 
 
 async def test_a_result_is_forgotten_when_its_time_passed_while_no_process_ran(tmp_path: Path) -> None:
@@ -94,7 +107,7 @@ async def test_a_result_is_forgotten_when_its_time_passed_while_no_process_ran(t
     async with process(path, handler="Upper", keep_results_s=1e-9) as second:
         await until(lambda: second.get("fake")._jobs._retention.size_bytes == 0)
         with pytest.raises(JobNotFound):
-            second.get("fake").get(job.id)
+            second.get("fake").get(job.id, ANYONE)
     assert await stored(path) == []
 
 
@@ -107,7 +120,7 @@ async def test_a_job_whose_time_to_live_passed_meanwhile_ends_as_timed_out(tmp_p
         await waiting.wait_recorded()
     await asyncio.sleep(0.05)
     async with process(path, max_batch_size=1) as second:
-        revived = second.get("fake").get(waiting.id)
+        revived = second.get("fake").get(waiting.id, ANYONE)
         await revived.wait_end(LIMIT_S)
         assert revived.status == "TIMED_OUT"
 
@@ -120,10 +133,10 @@ async def test_a_job_that_ends_the_process_each_time_fails_in_the_end(tmp_path: 
     async with process(path, crash=True, max_attempts=2) as second:
         await until(gated(second).entered.is_set)
     async with process(path, max_attempts=2) as third:
-        job = third.get("fake").get(poison.id)
+        job = third.get("fake").get(poison.id, ANYONE)
         assert (job.status, job.attempt) == ("FAILED", 2)
         assert job.error == "the process ended while it ran, at attempt 2 of at most 2"
-        assert third.get("fake").retry(job.id) is job
+        assert third.get("fake").retry(job.id, ANYONE) is job
 
 
 async def test_when_told_to_stop_what_waits_and_what_runs_is_left_to_the_next_process(tmp_path: Path) -> None:
@@ -138,7 +151,7 @@ async def test_when_told_to_stop_what_waits_and_what_runs_is_left_to_the_next_pr
     assert [(record.state, record.attempt) for record in await stored(path)] == [("queued", 1), ("queued", 1)]
     async with process(path) as second:
         gated(second).gate.set()
-        revived = [second.get("fake").get(job.id) for job in jobs]
+        revived = [second.get("fake").get(job.id, ANYONE) for job in jobs]
         for job in revived:
             await job.wait_end(LIMIT_S)
         assert [output(job)["text"] for job in revived] == ["A", "B"]
@@ -177,7 +190,7 @@ async def test_an_input_that_does_not_fit_any_more_fails_with_the_reason(tmp_pat
         job = ask(first.get("fake"), "a")
         await job.wait_recorded()
     async with process(path, handler="PickyUpper") as second:
-        revived = second.get("fake").get(job.id)
+        revived = second.get("fake").get(job.id, ANYONE)
         assert (revived.status, revived.error) == (
             "FAILED",
             "after a new start its input does not fit: $.text: too short by now",
@@ -204,7 +217,7 @@ async def test_a_job_that_cannot_be_recorded_is_taken_back(tmp_path: Path, monke
         with pytest.raises(Unavailable, match=FULL):
             await job.wait_recorded()
         with pytest.raises(JobNotFound):
-            service.get(job.id)
+            service.get(job.id, ANYONE)
         with pytest.raises(Unavailable, match=FULL):
             ask(service, "b")
         assert not service.busy

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import structlog
 
+from aiservices.callers import ANYONE
 from aiservices.jobs import JobRequest
 from aiservices.transports.runpod import RunPodAdapter
 from tests.fakes import TextInput
@@ -147,7 +148,7 @@ async def test_a_cancelled_job_ends_at_once_and_stops_its_upload(store: str) -> 
         job = service.submit(JobRequest(input={"text": "a"}, destination=destination(proxy.url)))
         async with asyncio.timeout(LIMIT_S):
             await proxy.arrived.wait()
-        service.cancel(job.id)
+        service.cancel(job.id, ANYONE)
         assert job.status.value == "CANCELLED"
         async with asyncio.timeout(LIMIT_S):
             await proxy.left.wait()

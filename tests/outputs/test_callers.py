@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from aiservices.callers import ANYONE
 from aiservices.errors import JobFailed
 from aiservices.jobs import Job, JobRequest, OutputFile
 from aiservices.outputs.callers import CallersBuckets
@@ -103,7 +104,7 @@ async def test_a_silent_store_holds_neither_the_model_nor_the_slots_of_others(st
             assert (await ask(service, "a", 9, destination(store)))["status"] == "COMPLETED"
         assert {job.status.value for job in stuck} == {"IN_PROGRESS"}
         for job in stuck:
-            service.cancel(job.id)
+            service.cancel(job.id, ANYONE)
 
 
 class Silent(NoNetwork):

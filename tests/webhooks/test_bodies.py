@@ -12,6 +12,7 @@ import attrs
 import pytest
 from structlog.testing import capture_logs
 
+from aiservices.callers import ANYONE
 from aiservices.jobs import JobRequest, Stage
 from aiservices.settings import WebhookConfig
 from aiservices.webhooks import SigningKeys
@@ -86,7 +87,7 @@ async def test_the_webhook_of_a_job_that_is_retried_at_once_still_tells_its_firs
     service = make_service(Upper(), shared=attrs.evolve(make_shared(), webhooks=bench.sender))
     job = service.submit(JobRequest(input={"text": "mug"}, webhook=URL))
     job.finish(Stage.FAILED, error="the first end")
-    service.retry(job.id)
+    service.retry(job.id, ANYONE)
     await job.wait_end(10)
     await bench.until_counted(2)
     first, second = (json.loads(body) for _, body, _, _ in bench.receiver.attempts)

@@ -18,6 +18,7 @@ from aiservices.jobs import Destination, JobRequest, fingerprint
 from aiservices.trace import read_trace
 from aiservices.transports.http.access import request_id
 from aiservices.transports.http.bodies import hold, read_bytes
+from aiservices.transports.http.lookup import CALLER
 
 THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are decoded off the loop."""
@@ -74,7 +75,8 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
 
 
 def note_origin(request: web.Request, wanted: JobRequest) -> None:
-    """Note for the log and for traces which request asked for a job."""
+    """Note who asked for a job, and for the log and for traces by which request."""
+    wanted.caller = request[CALLER]
     wanted.request_id, wanted.trace = request_id(request), read_trace(request.headers)
 
 
