@@ -1,4 +1,7 @@
-"""The thread that writes: it takes what has come, commits it at once, and wakes the loop."""
+"""The thread that writes: it takes what has come, commits it at once, and wakes the loop.
+
+No pause between two commits: measured, one of 2 ms saved a tenth of the CPU and cost each answer 2 ms.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,6 @@ from aiservices.logs import get_logger
 
 RETRY_S = 1.0
 """Time between two tries to write while the disk refuses."""
-
-GATHER_S = 0.002
-"""Least time from one commit to the next, under load: a commit costs 60 µs of its own, whatever it holds."""
 
 IDLE_S = 1.0
 """After this long without an event the WAL is folded in and free pages are given back."""
@@ -57,7 +57,6 @@ class Writer:
         self._taken = self._told = 0
         self._closing = self._failing = False
         self._is_tidy = True
-        self._last_commit = 0.0
 
     def run(self) -> None:
         """Open, write until told to close, close."""
@@ -96,9 +95,6 @@ class Writer:
         except Empty:
             self._tidy()
             return False
-        pause = self._last_commit + GATHER_S - time.monotonic()
-        if pause > 0:
-            time.sleep(pause)
         self._drain(events)
         return True
 
@@ -139,7 +135,6 @@ class Writer:
             seconds, size = time.perf_counter() - begun, self._store.size_bytes()
             self._post(self._committed, self._taken, seconds, self._taken - self._told, size)
             self._told = self._taken
-        self._last_commit = time.monotonic()
 
     def _tidy(self) -> None:
         if not self._is_tidy:
