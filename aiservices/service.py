@@ -1,29 +1,34 @@
 """One service: what it accepts, how its jobs stand, and how it starts and stops.
 
 The parts: ``jobs`` knows every job, ``model`` is the handler's model on its thread, the pipeline leads jobs to the
-model and back while it is READY. One task of the service does that: load, then run the pipeline.
+model and back while it is READY. One task of the service does that: load, then run the pipeline; once nobody uses the
+model, unload it, and begin again if a job came meanwhile. It ends with the model COLD, FAILED or the service closed; a
+job begins it anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import attrs
 
-from aiservices.errors import InvalidInput, ModelBroken, Unavailable
+from aiservices.callers import Caller
+from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailable
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobManager, JobRequest, JobStatus, Stage
+from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, JobStatus, Restorer, Stage
+from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
 from aiservices.model import LoadFailed, Model, ServiceState
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
+from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
@@ -40,9 +45,11 @@ class Shared:
 
     Attributes:
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
         load_slot: held while a model loads.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
+        journal: keeps accepted jobs beyond the process; None: memory alone does.
     """
 
     fetcher: Fetcher
@@ -51,9 +58,11 @@ class Shared:
     metrics: Metrics
     store: ModelStore
     pool: Executor
+    children: Children
     load_slot: asyncio.Lock
     worker_id: str
     on_broken: Callable[[], None]
+    journal: Journal | None = None
 
 
 class Service:
@@ -72,11 +81,13 @@ class Service:
         self.draining = False
         metrics = shared.metrics.service(config.name)
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
-        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id)
+        self._records = JobRecords(shared.journal)
+        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id, self._records)
         self._model = Model(handler, config, shared.store, shared.load_slot, metrics)
-        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool)
+        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
+        self._rested = False
 
     @property
     def state(self) -> ServiceState:
@@ -98,6 +109,12 @@ class Service:
         """Whether a job has not ended yet."""
         return self._jobs.live_count > 0
 
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether its model works on jobs at once, or loads on purpose with its first job."""
+        cold_on_purpose = self.state is ServiceState.COLD and (self.config.load == "first_use" or self._rested)
+        return cold_on_purpose or self.state in (ServiceState.READY, ServiceState.UNLOADING)
+
     # What callers do
 
     def submit(self, request: JobRequest) -> Job:
@@ -109,7 +126,7 @@ class Service:
         Raises:
             InvalidInput: naming the field.
             QueueFull: try again later.
-            Unavailable: draining, or there is no model.
+            Unavailable: draining, there is no model, or the journal cannot be written.
             Conflict: the idempotency key came with another request.
         """
         self._check_available(warmup=request.is_warmup)
@@ -117,19 +134,23 @@ class Service:
             self._webhooks.check_url(request.webhook, field="$.webhook")
         if request.destination is not None:
             self._outputs.check(request.destination)
+        raw = request.input
         if not request.is_warmup:
-            request.input = self._read_input(request.input)
-        job = self._jobs.submit(request)
+            request.input = self._read_input(raw)
+        job = self._jobs.submit(request, raw, model_ready=self.state is ServiceState.READY)
         self._begin_work()
         return job
 
-    def get(self, job_id: str) -> Job:
-        """Return a remembered job, or raise JobNotFound."""
-        return self._jobs.get(job_id)
+    def get(self, job_id: str, caller: Caller) -> Job:
+        """Return a remembered job, by the only way from an id to one. Raises JobNotFound, for another tenant's too."""
+        job = self._jobs.get(job_id)
+        if not caller.may_see(job.request.caller):
+            raise JobNotFound(job_id)
+        return job
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, caller: Caller) -> Job:
         """End a job as CANCELLED; one that has ended stays as it is. Raises JobNotFound."""
-        job = self.get(job_id)
+        job = self.get(job_id, caller)
         self.give_up(job)
         return job
 
@@ -137,20 +158,16 @@ class Service:
         """End a job as CANCELLED that nobody will ask for again; one that has ended stays as it is."""
         job.finish(Stage.CANCELLED)
 
-    def retry(self, job_id: str) -> Job:
-        """Put a FAILED or TIMED_OUT job back in the queue.
-
-        Raises:
-            JobNotFound, Conflict, QueueFull, Unavailable: as for the job's state, or the service's.
-        """
-        self._check_available(warmup=self.get(job_id).request.is_warmup)
+    def retry(self, job_id: str, caller: Caller) -> Job:
+        """Put an ended job back in the queue. Raises JobNotFound, Conflict, QueueFull or Unavailable."""
+        self._check_available(warmup=self.get(job_id, caller).request.is_warmup)
         job = self._jobs.retry(job_id)
         self._begin_work()
         return job
 
-    def purge(self) -> int:
-        """Cancel every queued job; return how many."""
-        return self._jobs.purge()
+    def purge(self, caller: Caller) -> int:
+        """Cancel every queued job that the caller may see; return how many."""
+        return self._jobs.purge(caller)
 
     def status(self, job: Job) -> dict[str, Any]:
         """The job's status object without its output and, while it waits, its place in the queue and the reason."""
@@ -175,7 +192,7 @@ class Service:
             },
             "workers": {
                 "idle": int(ready and running == 0),
-                "initializing": int(self.state in (ServiceState.COLD, ServiceState.LOADING)),
+                "initializing": int(self.state in (ServiceState.COLD, ServiceState.LOADING, ServiceState.UNLOADING)),
                 "ready": int(ready),
                 "running": int(ready and running > 0),
                 "throttled": 0,
@@ -190,24 +207,48 @@ class Service:
         if self.config.load == "start":
             self._begin_work()
 
+    async def restore(self, records: Sequence[JobRecord]) -> None:
+        """Go on with this service's jobs of an earlier process, in the order of acceptance; before :meth:`start`."""
+        restorer = Restorer(self._jobs, self._records, self._read_input)
+        await restorer.restore(records)
+        if self._jobs.live_count:
+            self._begin_work()
+
+    async def wait_recorded(self) -> None:
+        """Wait until everything that happened to jobs so far survives the process, or cannot."""
+        await self._records.flush()
+
+    def refuse(self, job_ids: Sequence[str], reason: str) -> None:
+        """Take jobs back whose acceptance could not be recorded."""
+        self._jobs.refuse(job_ids, reason)
+
     async def drain(self, grace_s: float) -> None:
-        """Refuse new jobs, let those there end within ``grace_s``, end the rest with a reason."""
+        """Refuse new jobs and let those that run end within ``grace_s``.
+
+        What is recorded and waits, or runs longer, is left to the next process; the rest ends with a reason.
+        """
         self.draining = True
+        self._jobs.leave(running=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._jobs.wait_idle(), grace_s)
         if self._jobs.live_count:
             log.warning("service.drained_unfinished", service=self.name, jobs=self._jobs.live_count)
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._stop_jobs()
+        await self.wait_recorded()
 
     async def close(self) -> None:
         """End what is left, stop the pipeline, unload the model on its thread and let the thread end."""
         self.draining = True
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._stop_jobs()
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
         await self._model.close()
         self._jobs.close()
+
+    def _stop_jobs(self) -> None:
+        self._jobs.leave(running=True)
+        self._jobs.fail_all(SHUTDOWN_REASON)
 
     def _begin_work(self) -> None:
         """Load the model, if nobody does or did with success, and work on jobs."""
@@ -218,8 +259,10 @@ class Service:
 
     async def _load_and_run(self) -> None:
         try:
-            await self._model.load()
-            await self._pipeline.run()
+            await self._load_and_run_until_unused()
+            while self._jobs.live_count:  # they came while it was unloaded
+                self._model.expect_load()
+                await self._load_and_run_until_unused()
         except LoadFailed as error:
             self._jobs.fail_all(str(error))
         except Exception as error:
@@ -229,6 +272,12 @@ class Service:
             self._model.fail(str(error))
             self._jobs.fail_all(str(error))
             self._on_broken()
+
+    async def _load_and_run_until_unused(self) -> None:
+        await self._model.load()
+        await self._pipeline.run()
+        self._rested = True
+        await self._model.rest(f"nobody used the model for {self.config.idle_s:g} s: it is being unloaded")
 
     def _read_input(self, payload: Mapping[str, Any]) -> Any:
         given = read_input(self.handler.Input, payload)

@@ -2,9 +2,10 @@
 
 ::
 
-    COLD --load()--> LOADING --> READY --> STOPPED
+    COLD --load()--> LOADING --> READY --close()--> STOPPED
                         \\---> FAILED     (what load() raised; loading again is allowed)
                      READY --> FAILED     (fail(): the device broke or its thread hangs, for good)
+                     READY --rest()--> UNLOADING --> COLD     (nobody uses it; the next job loads it again)
 
 Everything here lives on the event loop; the handler's ``load`` and ``unload`` run on the model's thread.
 """
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiservices.errors import ServiceError
+from aiservices.errors import ModelBroken, ServiceError
 from aiservices.handler import Handler
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
@@ -39,6 +40,7 @@ class ServiceState(StrEnum):
     COLD = "COLD"
     LOADING = "LOADING"
     READY = "READY"
+    UNLOADING = "UNLOADING"
     FAILED = "FAILED"
     STOPPED = "STOPPED"
 
@@ -78,6 +80,7 @@ class Model:
         self._load_slot = load_slot
         self._metrics = metrics
         self._in_memory = False
+        self._unloading: asyncio.Future[None] | None = None
         metrics.state(self.state)
 
     def expect_load(self) -> None:
@@ -111,18 +114,45 @@ class Model:
         log.critical("service.broken", service=self._config.name, reason=reason)
         self._set(ServiceState.FAILED, reason)
 
-    async def unload(self) -> None:
-        """Give the memory back, on the model's thread; that of a broken model is left to the end of the process."""
+    async def rest(self, reason: str) -> None:
+        """Unload a model that nobody uses; it is COLD then, and may be loaded again.
+
+        Args:
+            reason: why it is not READY meanwhile.
+
+        Raises:
+            ModelBroken: it did not unload in time, so its thread hangs.
+        """
+        began = time.monotonic()
+        self._set(ServiceState.UNLOADING, reason)
+        if not await self.unload():
+            raise ModelBroken(f"the model hangs: it did not unload within {UNLOAD_TIMEOUT_S:g} s")
+        self._set(ServiceState.COLD, None)
+        seconds = round(time.monotonic() - began, 3)
+        log.info("service.rests", service=self._config.name, reason=reason, seconds=seconds)
+
+    async def unload(self) -> bool:
+        """Give the memory back, on the model's thread; that of a broken model is left to the end of the process.
+
+        Called again while it unloads, or after that was cancelled, it waits for the same unloading.
+
+        Returns:
+            False if it took too long, so that the thread may still be at it.
+        """
         if not self._in_memory or self.broken:
-            return
-        self._in_memory = False
-        unloaded = asyncio.wrap_future(self.thread.submit(self._unload_here))
+            return True
+        if self._unloading is None:
+            self._unloading = asyncio.wrap_future(self.thread.submit(self._unload_here))
+        in_time = True
         try:
-            await asyncio.wait_for(unloaded, UNLOAD_TIMEOUT_S)
+            await asyncio.wait_for(asyncio.shield(self._unloading), UNLOAD_TIMEOUT_S)
         except TimeoutError:
+            in_time = False
             log.warning("service.unload_timed_out", service=self._config.name, seconds=UNLOAD_TIMEOUT_S)
         except Exception as error:
             log.error("service.unload_failed", service=self._config.name, exc_info=error)
+        self._in_memory, self._unloading = False, None
+        return in_time
 
     async def close(self) -> None:
         """Unload and let the thread end."""

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 import msgspec
 from aiohttp import web
 
+from aiservices.keys import KeyRing
 from aiservices.registry import Registry
 from aiservices.transports.http import jobs, openai_speech, process
 from aiservices.transports.http.access import add_headers, log_access
-from aiservices.transports.http.auth import check_access
+from aiservices.transports.http.auth import KEYS, check_access, watch_keys
 from aiservices.transports.http.bodies import BUDGET, BodyBudget
 from aiservices.transports.http.connections import check_room
 from aiservices.transports.http.errors import errors_as_json
@@ -35,9 +36,11 @@ def create_app(registry: Registry) -> web.Application:
         handler_args={"auto_decompress": False},  # 4 MB may hold 4 GB, and are inflated on the loop
     )
     app[REGISTRY] = registry
+    app[KEYS] = KeyRing(server)
     app[BUDGET] = BodyBudget(server.max_bodies_bytes)
     app[DOCUMENT] = msgspec.json.encode(describe(registry))
     app.on_response_prepare.extend((add_headers, add_cors))
+    app.cleanup_ctx.append(watch_keys)
     app.cleanup_ctx.append(_run_registry)
     app.on_shutdown.append(_drain_registry)
     app.add_routes(process.routes())

@@ -30,6 +30,12 @@ class CrossSite(ServiceError):
     code = "cross_site"
 
 
+class Forbidden(ServiceError):
+    """The key is right, and does not allow this."""
+
+    code = "forbidden"
+
+
 class Misdirected(ServiceError):
     """The ``Host`` header has a name that is not this server's."""
 
@@ -75,6 +81,7 @@ STATUS: Mapping[str, int] = {
     "fetch_failed": 400,
     "unauthorized": 401,
     "cross_site": 403,
+    "forbidden": 403,
     "unknown_service": 404,
     "job_not_found": 404,
     "body_too_slow": 408,
@@ -94,7 +101,7 @@ STATUS: Mapping[str, int] = {
 }
 """The code of a :class:`~aiservices.errors.ServiceError` -> HTTP status."""
 
-_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "misdirected", "unknown_service", "conflict"})
+_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "forbidden", "misdirected", "unknown_service", "conflict"})
 """Codes whose answer claims no job status. A conflict leaves the job what it was."""
 
 
