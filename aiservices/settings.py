@@ -75,6 +75,10 @@ class ServerConfig:
         512 * 1024 * 1024, "most bytes of request bodies under way at once, over all connections; more is refused: 503"
     )
     body_timeout_s: PositiveSeconds = setting(120.0, "seconds that one request's body may take to arrive")
+    max_answers_bytes: Positive = setting(
+        1024 * 1024 * 1024, "most bytes of large answers being sent at once; others wait 5 s, then 503"
+    )
+    send_timeout_s: PositiveSeconds = setting(60.0, "seconds that a reader may take nothing of its answer")
     head_timeout_s: PositiveSeconds = setting(10.0, "seconds that a request's head may take to arrive")
     keepalive_s: PositiveSeconds = setting(75.0, "seconds that a connection may wait for its next request")
     max_connections: Positive = setting(

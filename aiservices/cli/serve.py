@@ -117,9 +117,7 @@ async def serve(
     # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
     runner = Runner(
         create_app(registry),
-        max_connections=raise_file_limit(config.server.max_connections),
-        head_timeout_s=config.server.head_timeout_s,
-        keepalive_timeout=config.server.keepalive_s,
+        attrs.evolve(config.server, max_connections=raise_file_limit(config.server.max_connections)),
         handler_cancellation=False,
         access_log=None,
         shutdown_timeout=CLOSE_TIMEOUT_S,

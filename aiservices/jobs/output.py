@@ -70,13 +70,19 @@ class JobOutput:
 
 async def encode_status(shown: dict[str, Any], output: JobOutput | None) -> bytes:
     """Encode a status object, with the output if there is one; a large one off the event loop."""
+    parts = await encode_parts(shown, output)
+    return parts[0] if len(parts) == 1 else await asyncio.to_thread(b"".join, parts)
+
+
+async def encode_parts(shown: dict[str, Any], output: JobOutput | None) -> tuple[bytes, ...]:
+    """Encode a status object in parts that make it up; a large output is one of them, not copied."""
     if output is None:
-        return msgspec.json.encode(shown)
+        return (msgspec.json.encode(shown),)
     await output.encode()
-    whole = {**shown, "output": msgspec.Raw(output.fields)}
     if output.size_bytes <= ON_LOOP_BYTES:
-        return msgspec.json.encode(whole)
-    return await asyncio.to_thread(msgspec.json.encode, whole)
+        return (msgspec.json.encode({**shown, "output": msgspec.Raw(output.fields)}),)
+    before, after = msgspec.json.encode({**shown, "output": None}).rsplit(b"null", 1)
+    return before, output.fields, after
 
 
 def _merged(files: tuple[OutputFile, ...], fields: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from aiservices.jobs import JobOutput, OutputFile
 from aiservices.jobs import output as module
-from aiservices.jobs.output import ON_LOOP_BYTES, encode_status
+from aiservices.jobs.output import ON_LOOP_BYTES, encode_parts, encode_status
 
 SOUND = OutputFile("audio", "audio/wav", b"RIFF" + bytes(1000))
 
@@ -46,18 +46,22 @@ async def test_a_large_output_is_encoded_off_the_loop(
     size: int, on_loop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = list[int]()
-    encode, merge = msgspec.json.encode, module._merged
-
-    def noted(value: Any) -> bytes:
-        threads.append(threading.get_ident())
-        return encode(value)
+    merge = module._merged
 
     def noted_merge(*args: Any) -> bytes:
         threads.append(threading.get_ident())
         return merge(*args)
 
-    monkeypatch.setattr(msgspec.json, "encode", noted)
     monkeypatch.setattr(module, "_merged", noted_merge)
     await encode_status({"id": "x"}, JobOutput(b"{}", (OutputFile("audio", "audio/wav", bytes(size)),)))
-    assert len(threads) == 2
+    assert len(threads) == 1
     assert all((thread == threading.get_ident()) is on_loop for thread in threads)
+
+
+@pytest.mark.parametrize("shown", [{"id": "x"}, {"id": "null", "status": '"output":null'}, {}])
+async def test_a_large_output_is_a_part_of_its_own(shown: dict[str, Any]) -> None:
+    output = JobOutput(msgspec.json.encode({"text": "null" * ON_LOOP_BYTES}))
+    parts = await encode_parts(shown, output)
+    assert any(part is output.fields for part in parts)
+    assert b"".join(parts) == await encode_status(shown, output)
+    assert json.loads(b"".join(parts)) == {**shown, "output": {"text": "null" * ON_LOOP_BYTES}}

@@ -11,6 +11,7 @@ from aiservices.keys import KeyRing
 from aiservices.registry import Registry
 from aiservices.transports.http import jobs, openai_speech, process
 from aiservices.transports.http.access import add_headers, log_access
+from aiservices.transports.http.answers import ANSWERS, AnswerBudget
 from aiservices.transports.http.auth import KEYS, check_access, watch_keys
 from aiservices.transports.http.bodies import BUDGET, BodyBudget
 from aiservices.transports.http.connections import check_room
@@ -37,6 +38,7 @@ def create_app(registry: Registry) -> web.Application:
     )
     app[REGISTRY] = registry
     app[KEYS] = KeyRing(server)
+    app[ANSWERS] = AnswerBudget(server.max_answers_bytes)
     app[BUDGET] = BodyBudget(server.max_bodies_bytes)
     app[DOCUMENT] = msgspec.json.encode(describe(registry))
     app.on_response_prepare.extend((add_headers, add_cors))

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from aiservices.logs import get_logger
+from aiservices.settings import ServerConfig
 from aiservices.transports.http.access import PROBES, SECURITY_HEADERS
 from aiservices.transports.http.errors import json_response
 
@@ -25,19 +26,21 @@ log = get_logger(__name__)
 
 
 class Connection(web.RequestHandler):
-    """One connection: closed where a request's head does not come in time.
+    """One connection: closed where a request's head does not come in time, or its answer is not read.
 
     Attributes:
         above_bound: whether it came when there were as many as may be; it is served probes only.
     """
 
-    __slots__ = ("_head_timeout_s", "_head_timer", "above_bound")
+    __slots__ = ("_head_timeout_s", "_head_timer", "_send_timeout_s", "_send_timer", "above_bound")
 
-    def __init__(self, *args: Any, head_timeout_s: float, **settings: Any) -> None:
+    def __init__(self, *args: Any, head_timeout_s: float, send_timeout_s: float, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.above_bound = False
         self._head_timeout_s = head_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timeout_s = send_timeout_s
+        self._send_timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -53,14 +56,25 @@ class Connection(web.RequestHandler):
         """Take bytes; where they begin a head, its end has to follow in time."""
         super().data_received(data)
         if not self.idle:
-            self._forget_timer()
+            self._stop_head_timer()
         elif self._head_timer is None:
             self._await_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
-        self._forget_timer()
+        self._stop_head_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The reader is slower than we are; it has to take some in time."""
+        super().pause_writing()
+        self._send_timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self.abort)
+
+    def resume_writing(self) -> None:
+        """The reader took what there was."""
+        self._stop_send_timer()
+        super().resume_writing()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -91,7 +105,12 @@ class Connection(web.RequestHandler):
         if self.idle:
             self.abort()
 
-    def _forget_timer(self) -> None:
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -100,17 +119,17 @@ class Connection(web.RequestHandler):
 class _Server(web.Server):
     """Makes connections; where there are too many, idle ones give way, the oldest first."""
 
-    def __init__(self, *args: Any, max_connections: int, head_timeout_s: float, **settings: Any) -> None:
+    def __init__(self, *args: Any, server: ServerConfig, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._max_connections = max_connections
-        self._head_timeout_s = head_timeout_s
+        self._max_connections = server.max_connections
+        self._bounds = {"head_timeout_s": server.head_timeout_s, "send_timeout_s": server.send_timeout_s}
         self._within: dict[Connection, None] = {}
         self._above: dict[Connection, None] = {}
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
         loop = asyncio.get_running_loop()
-        return Connection(self, loop=loop, head_timeout_s=self._head_timeout_s, **self._kwargs)
+        return Connection(self, loop=loop, **self._bounds, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection and, above the bound, close one that waits."""
@@ -144,16 +163,15 @@ class Runner(web.AppRunner):
 
     Args:
         app: what to serve.
-        max_connections: most at once; above it idle ones are closed, and where none is idle, new ones get probes only.
-        head_timeout_s: how long the head of a request may take, from the connection's or its own first byte.
+        server: bounds on connections and on their times.
         settings: of :class:`aiohttp.web.AppRunner`.
     """
 
-    __slots__ = ("_bounds",)
+    __slots__ = ("_config",)
 
-    def __init__(self, app: web.Application, *, max_connections: int, head_timeout_s: float, **settings: Any) -> None:
-        super().__init__(app, **settings)
-        self._bounds = (max_connections, head_timeout_s)
+    def __init__(self, app: web.Application, server: ServerConfig, **settings: Any) -> None:
+        super().__init__(app, keepalive_timeout=server.keepalive_s, **settings)
+        self._config = server
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -161,8 +179,7 @@ class Runner(web.AppRunner):
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
-            max_connections=self._bounds[0],
-            head_timeout_s=self._bounds[1],
+            server=self._config,
             **made._kwargs,
         )
 

@@ -76,6 +76,17 @@ class TooManyBodies(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyAnswers(ServiceError):
+    """The large answers under way leave no room for another one; try again after ``retry_after_s``."""
+
+    code = "too_many_answers"
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+        self.job_id: str | None = None
+
+
 STATUS: Mapping[str, int] = {
     "invalid_input": 400,
     "fetch_failed": 400,
@@ -92,6 +103,7 @@ STATUS: Mapping[str, int] = {
     "misdirected": 421,
     "queue_full": 429,
     "caller_gone": CLIENT_GONE,
+    "too_many_answers": 503,
     "too_many_bodies": 503,
     "unavailable": 503,
     "model_broken": 503,
@@ -101,7 +113,9 @@ STATUS: Mapping[str, int] = {
 }
 """The code of a :class:`~aiservices.errors.ServiceError` -> HTTP status."""
 
-_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "forbidden", "misdirected", "unknown_service", "conflict"})
+_NO_JOB_MEANT = frozenset(
+    {"unauthorized", "cross_site", "forbidden", "misdirected", "too_many_answers", "unknown_service", "conflict"}
+)
 """Codes whose answer claims no job status. A conflict leaves the job what it was."""
 
 
@@ -136,6 +150,8 @@ def _body(request: web.Request, error: ServiceError) -> dict[str, Any]:
         shown["services"] = list(error.services)
     if error.code not in _NO_JOB_MEANT:
         shown = {"status": "FAILED", **shown}
+    if isinstance(error, TooManyAnswers) and error.job_id is not None:
+        return {"id": error.job_id, **shown}
     if "job_id" in request.match_info and error.code not in ("unauthorized", "unknown_service"):
         shown = {"id": request.match_info["job_id"], **shown}
     return shown

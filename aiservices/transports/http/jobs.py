@@ -10,10 +10,11 @@ from aiohttp import web
 
 from aiservices.handler import OffersVoices
 from aiservices.jobs import Job
-from aiservices.jobs.output import encode_status
+from aiservices.jobs.output import encode_parts
 from aiservices.service import Service
+from aiservices.transports.http.answers import send
 from aiservices.transports.http.body import read_job_request
-from aiservices.transports.http.errors import json_bytes, json_response
+from aiservices.transports.http.errors import TooManyAnswers, json_response
 from aiservices.transports.http.lookup import CALLER, REGISTRY, find_job, find_service, job_id, wait_s
 from aiservices.transports.http.stream import poll, send_events
 
@@ -36,12 +37,12 @@ async def runsync(request: web.Request) -> web.StreamResponse:
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
     service, job = await _submit(request, request.app[REGISTRY].config.server.max_runsync_body_bytes)
     await job.wait_end(timeout_s)
-    return await _whole(service, job) if job.ended else await _short(job)
+    return await _whole(request, service, job) if job.ended else await _short(job)
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """Show a job: its status and, once it has ended, its output or error."""
-    return await _whole(*find_job(request))
+    return await _whole(request, *find_job(request))
 
 
 async def status_sync(request: web.Request) -> web.StreamResponse:
@@ -49,7 +50,7 @@ async def status_sync(request: web.Request) -> web.StreamResponse:
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
     service, job = find_job(request)
     await job.wait_end(timeout_s)
-    return await _whole(service, job)
+    return await _whole(request, service, job)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -57,7 +58,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     service, job = find_job(request)
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await send_events(request, service, job)
-    return json_bytes(await poll(job, wait_s(request, STREAM_WAIT_S)))
+    return await send(request, (await poll(job, wait_s(request, STREAM_WAIT_S)),))
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -163,9 +164,13 @@ async def _submit(request: web.Request, max_bytes: int) -> tuple[Service, Job]:
     return service, service.submit(await read_job_request(request, max_bytes))
 
 
-async def _whole(service: Service, job: Job) -> web.Response:
+async def _whole(request: web.Request, service: Service, job: Job) -> web.StreamResponse:
     await job.wait_recorded()
-    return json_bytes(await encode_status(service.status(job), job.output))
+    try:
+        return await send(request, await encode_parts(service.status(job), job.output))
+    except TooManyAnswers as error:
+        error.job_id = job.id  # the caller of runsync does not know it yet
+        raise
 
 
 async def _short(job: Job) -> web.Response:

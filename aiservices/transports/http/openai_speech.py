@@ -21,6 +21,7 @@ from aiservices.jobs import Job, JobRequest, JobStatus, Stage
 from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.transports.http.access import CLIENT_GONE
+from aiservices.transports.http.answers import send
 from aiservices.transports.http.body import note_origin, read_object
 from aiservices.transports.http.errors import STATUS, headers_of, json_response
 from aiservices.transports.http.lookup import REGISTRY
@@ -171,7 +172,7 @@ async def _whole(request: web.Request, job: Job) -> web.StreamResponse:
     audio = job.output.file("audio")
     if audio is None:  # it went to a bucket
         return web.Response(status=303, headers={"Location": job.output.as_dict()["audio_url"]})
-    return web.Response(body=audio.data, headers={"Content-Type": audio.media_type})
+    return await send(request, (audio.data,), audio.media_type)
 
 
 def _why_none(job: Job) -> str:

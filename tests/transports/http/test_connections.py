@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import resource
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from aiservices.transports.http.connections import Runner, raise_file_limit
-from tests.fakes import Upper
-from tests.transports.http.apps import make_app
-
-GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-class Line:
-    """One connection, spoken to byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self._writer = writer
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def get(self, path: str) -> int:
-        """Ask; return the answer's status."""
-        await self.send(GET % path.encode())
-        return int((await self.head()).split()[1])
-
-    async def head(self) -> bytes:
-        async with asyncio.timeout(10):
-            return await self.reader.readuntil(b"\r\n\r\n")
-
-    async def rest(self) -> bytes:
-        """Read until the server closes."""
-        async with asyncio.timeout(10):
-            try:
-                return await self.reader.read()
-            except ConnectionResetError:
-                return b""
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Served:
-    """A running server."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.lines: list[Line] = []
-
-    async def line(self) -> Line:
-        self.lines.append(line := Line(*await asyncio.open_connection("127.0.0.1", self.port)))
-        return line
-
-
-@asynccontextmanager
-async def served(
-    *, max_connections: int = 100, head_timeout_s: float = 10.0, keepalive_s: float = 75.0
-) -> AsyncIterator[Served]:
-    runner = Runner(
-        make_app(Upper),
-        max_connections=max_connections,
-        head_timeout_s=head_timeout_s,
-        keepalive_timeout=keepalive_s,
-        access_log=None,
-        shutdown_timeout=1.0,
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        running = Served(runner.addresses[0][1])
-        try:
-            yield running
-        finally:
-            for line in running.lines:
-                line.close()
-    finally:
-        await runner.cleanup()
+from aiservices.transports.http.connections import raise_file_limit
+from tests.transports.http.apps import until
+from tests.transports.http.lines import served
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
@@ -134,6 +59,8 @@ async def test_where_none_is_idle_probes_are_answered_and_others_told_to_wait() 
         assert await (await server.line()).get("/v2/upper/health") == 503
         for _ in range(200):
             await server.line()
+        assert server.runner.server is not None
+        await until(lambda: len(server.runner.server.connections) <= 2 + PROBE_CONNECTIONS)
         assert await (await server.line()).get("/livez") == 200
 
 

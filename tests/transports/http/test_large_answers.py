@@ -99,13 +99,12 @@ async def test_a_large_file_is_encoded_once_beside_the_loop_for_all_who_ask(
     assert base64_made.beside_the_loop
 
 
-async def test_the_status_around_a_large_answer_is_put_together_beside_the_loop(
+async def test_a_large_answer_is_not_encoded_again_with_the_status_around_it(
     aiohttp_client: MakeClient, json_made: Watch
 ) -> None:
     client = await aiohttp_client(make_app(Speak))
     await ended(client, "speak", await spoken(client))
-    assert json_made.calls
-    assert json_made.beside_the_loop
+    assert not json_made.calls
 
 
 async def test_a_large_text_is_encoded_beside_the_loop(aiohttp_client: MakeClient, json_made: Watch) -> None:
