@@ -9,7 +9,7 @@ import resource
 import aiohttp
 import pytest
 
-from aiservices.transports.http.connections import raise_file_limit
+from aiservices.transports.http.connections import PROBE_CONNECTIONS, raise_file_limit
 from tests.transports.http.apps import until
 from tests.transports.http.lines import served
 
@@ -59,8 +59,8 @@ async def test_where_none_is_idle_probes_are_answered_and_others_told_to_wait() 
         assert await (await server.line()).get("/v2/upper/health") == 503
         for _ in range(200):
             await server.line()
-        assert server.runner.server is not None
-        await until(lambda: len(server.runner.server.connections) <= 2 + PROBE_CONNECTIONS)
+        assert (pool := server.runner.server) is not None
+        await until(lambda: len(pool.connections) <= 2 + PROBE_CONNECTIONS)
         assert await (await server.line()).get("/livez") == 200
 
 
