@@ -114,14 +114,7 @@ async def serve(
     if health_port is not None and health_port != config.server.port:
         sockets += bind(config.server.host, health_port)
     registry = Registry(config, journal=journal)
-    # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
-    runner = Runner(
-        create_app(registry),
-        attrs.evolve(config.server, max_connections=raise_file_limit(config.server.max_connections)),
-        handler_cancellation=False,
-        access_log=None,
-        shutdown_timeout=CLOSE_TIMEOUT_S,
-    )
+    runner = _runner(registry)
     stop = _Stop(leave or leaving.leave)
     try:
         await runner.setup()
@@ -145,6 +138,18 @@ async def _drain(registry: Registry) -> None:
     await registry.drain(registry.config.server.grace_s)
     if busy or registry.broken:
         await asyncio.sleep(LINGER_S)
+
+
+def _runner(registry: Registry) -> Runner:
+    server = registry.config.server
+    # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
+    return Runner(
+        create_app(registry),
+        attrs.evolve(server, max_connections=raise_file_limit(server.max_connections)),
+        handler_cancellation=False,
+        access_log=None,
+        shutdown_timeout=CLOSE_TIMEOUT_S,
+    )
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

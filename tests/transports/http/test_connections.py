@@ -59,7 +59,8 @@ async def test_where_none_is_idle_probes_are_answered_and_others_told_to_wait() 
         assert await (await server.line()).get("/v2/upper/health") == 503
         for _ in range(200):
             await server.line()
-        assert (pool := server.runner.server) is not None
+        pool = server.runner.server
+        assert pool is not None
         await until(lambda: len(pool.connections) <= 2 + PROBE_CONNECTIONS)
         assert await (await server.line()).get("/livez") == 200
 
