@@ -193,9 +193,11 @@ class JobRecords:
             output=None if stored is None else JobOutput(stored.fields, tuple(OutputFile(*f) for f in stored.files)),
             error=record.error,
         )
-        if job.ended:
-            job.started_at = None if record.started_at is None else self._loop_time(record.started_at, jobs)
-            job.ended_at = self._loop_time(record.ended_at or record.queued_at, jobs)
+        if job.ended:  # in order, though a clock may have been set back between them
+            began = job.submitted_at
+            if record.started_at is not None:
+                began = job.started_at = max(began, self._loop_time(record.started_at, jobs))
+            job.ended_at = max(began, self._loop_time(record.ended_at or record.queued_at, jobs))
         job.recorded = True
         return job
 

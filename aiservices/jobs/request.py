@@ -13,6 +13,11 @@ from msgspec import Meta
 from aiservices.callers import ANYONE, Caller
 from aiservices.trace import Trace
 
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = rf"(({_LABEL}\.){{0,3}}[A-Za-z]([A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?|[1-9][0-9]?(\.[1-9][0-9]?){{3}})"
+_URL_PATTERN = rf"^[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:[1-9][0-9]{{0,3}})?(/[A-Za-z0-9._~/-]*)?$"
+"""Told to callers only: what is checked, and more, is the URL's address where it is asked."""
+
 
 class Destination(msgspec.Struct, frozen=True, rename="camel"):
     """RunPod's ``s3Config``: the caller's own bucket for this job's files."""
@@ -20,7 +25,15 @@ class Destination(msgspec.Struct, frozen=True, rename="camel"):
     access_id: Annotated[str, Meta(min_length=1, max_length=256)]
     access_secret: Annotated[str, Meta(min_length=1, max_length=1024)]
     bucket_name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$", description="Name of the bucket.")]
-    endpoint_url: Annotated[str, Meta(min_length=1, max_length=1024, description="The store, as an http or https URL.")]
+    endpoint_url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=1024,
+            description="The store, as an http or https URL.",
+            extra_json_schema={"format": "uri", "pattern": _URL_PATTERN},
+        ),
+    ]
     object_path: Annotated[str, Meta(max_length=512, description="Folder in the bucket.")] = ""
 
     def __repr__(self) -> str:

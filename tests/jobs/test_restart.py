@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,19 @@ async def test_a_result_can_be_asked_for_after_a_crash(tmp_path: Path) -> None:
         assert output(revived) == {"text": "A"}
         assert {**revived.status_object(), "workerId": ""} == {**shown, "workerId": ""}
         assert second.get("fake").health()["jobs"]["completed"] == 0
+
+
+async def test_the_times_of_an_ended_job_stay_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True) as first:
+        job = ask(first.get("fake"), "a")
+        gated(first).gate.set()
+        await job.wait_end(LIMIT_S)
+    with closing(sqlite3.connect(path)) as file, file:  # as if the clock was set back between the three
+        file.execute("UPDATE jobs SET started_at = queued_at - 5, ended_at = queued_at - 9")
+    async with process(path) as second:
+        revived = second.get("fake").get(job.id, ANYONE)
+        assert (revived.delay_s, revived.execution_s) == (0.0, 0.0)
 
 
 async def test_a_job_is_still_its_tenants_after_a_crash(tmp_path: Path) -> None:

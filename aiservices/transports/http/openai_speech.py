@@ -48,7 +48,7 @@ class SpeechBody:
     model: str = ""
     voice: str | None = None
     response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = "mp3"
-    speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
+    speed: Annotated[float, Meta(ge=0.5, le=2.0)] = 1.0
     instructions: str | None = None
     stream_format: Literal["audio"] | None = None
 

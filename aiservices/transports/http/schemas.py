@@ -25,7 +25,7 @@ def schemas(services: Sequence[Service]) -> Json:
     """Return every schema by name; those of one service are called ``{service}.Run`` and ``{service}.Job``."""
     classes = [cls for service in services for cls in (service.handler.Input, service.handler.Output)]
     refs, components = msgspec.json.schema_components([*classes, RunPolicy, Destination], ref_template=_REF)
-    common = {"policy": refs[-2], "s3Config": refs[-1]}
+    common = {"policy": _or_null(refs[-2]), "s3Config": _or_null(refs[-1])}
     named: Json = {**components, **_COMMON_SCHEMAS}
     for service, given, made in zip(services, refs[0::2], refs[1::2], strict=False):
         components[_name(given)]["additionalProperties"] = False
@@ -49,7 +49,11 @@ def _run_schema(given: Json, common: Json, shown: Any) -> Json:
         "required": ["input"],
         "properties": {
             "input": {"anyOf": [given, ref("WarmUp")]},
-            "webhook": {"type": "string", "format": "uri", "description": "Gets the job when it has ended, as a POST."},
+            "webhook": {
+                "type": ["string", "null"],
+                "format": "uri",
+                "description": "Gets the job when it has ended, as a POST.",
+            },
             **common,
         },
         "examples": [{"input": shown}],
@@ -89,6 +93,11 @@ def _counts(*names: str) -> Json:
 def ref(name: str) -> Json:
     """Refer to a schema."""
     return {"$ref": _REF.format(name=name)}
+
+
+def _or_null(schema: Json) -> Json:
+    """Clients in languages with optional fields send ``null`` for what they leave out."""
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _name(ref: Json) -> str:

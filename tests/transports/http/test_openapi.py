@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -81,7 +82,8 @@ async def test_a_file_of_an_output_may_be_a_url(aiohttp_client: MakeClient) -> N
     assert schemas["SoundOutput"]["properties"]["audio"]["contentEncoding"] == "base64"
     assert schemas["SoundOutput"]["properties"]["audio_url"]["format"] == "uri"
     assert schemas["SoundOutput"]["required"] == ["media_type"]
-    assert schemas["sounding.Run"]["properties"]["s3Config"] == {"$ref": "#/components/schemas/Destination"}
+    destination = {"anyOf": [{"$ref": "#/components/schemas/Destination"}, {"type": "null"}]}
+    assert schemas["sounding.Run"]["properties"]["s3Config"] == destination
 
 
 @pytest.mark.parametrize("fakes", [(Upper,), (Upper, Counting, Rich)])
@@ -144,6 +146,30 @@ async def test_what_the_server_answers_fits_the_document(aiohttp_client: MakeCli
     for name, answer in answers.items():
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
         schema_validation.OAS31Validator(schema).validate(answer)
+
+
+@pytest.mark.parametrize("absent", ["webhook", "policy", "s3Config"])
+async def test_null_is_described_where_it_is_taken(aiohttp_client: MakeClient, absent: str) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    schema = (await document_of(client))["components"]["schemas"]["upper.Run"]["properties"][absent]
+    assert "null" in schema.get("type", ()) or {"type": "null"} in schema["anyOf"]
+    answer = await client.post("/v2/upper/run", json={"input": {"text": "mug"}, absent: None})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "url", ["0", "ftp://a.test", "https://", "https://300.1.1.1.1", "https://a b", f"https://{'0' * 64}.a"]
+)
+async def test_a_store_that_is_no_url_fits_neither_the_document_nor_the_server(
+    aiohttp_client: MakeClient, url: str
+) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    store = (await document_of(client))["components"]["schemas"]["Destination"]["properties"]["endpointUrl"]
+    assert not re.search(store["pattern"], url)
+    assert re.search(store["pattern"], "https://s3.eu-central-1.amazonaws.com")
+    given = {"accessId": "a", "accessSecret": "b", "bucketName": "cups", "endpointUrl": url}
+    answer = await client.post("/v2/upper/run", json={"input": {"text": "mug"}, "s3Config": given})
+    assert "$.s3Config.endpointUrl" in (await read(answer, 400))["error"]
 
 
 async def test_the_form_finds_limits_and_descriptions(aiohttp_client: MakeClient) -> None:
