@@ -22,6 +22,7 @@ from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
+from aiservices.model import MemoryBudget, check_budget
 from aiservices.outputs import OutputStore
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, ServiceConfig
@@ -47,10 +48,11 @@ class Registry:
         fetcher: stands in for the guarded fetch, in tests.
 
     Raises:
-        ConfigError: a handler cannot be imported or is no handler.
+        ConfigError: a handler cannot be imported or is no handler, or a service alone passes its device's bound.
     """
 
     def __init__(self, config: Config, *, fetcher: Fetcher | None = None) -> None:
+        check_budget(config)
         self.config = config
         self.metrics = Metrics()
         self.broken_event = asyncio.Event()
@@ -68,6 +70,7 @@ class Registry:
             store=self._store,
             pool=self._pool,
             load_slot=asyncio.Lock(),
+            budget=MemoryBudget(config.server.device_memory_gib),
             worker_id=_worker_id(),
             on_broken=self.broken_event.set,
         )

@@ -23,7 +23,7 @@ from aiservices.inputs import read_input
 from aiservices.jobs import Job, JobManager, JobRequest, JobStatus, Stage
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
-from aiservices.model import LoadFailed, Model, ServiceState
+from aiservices.model import LoadFailed, MemoryBudget, Model, ServiceState, Share
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
 from aiservices.settings import ServiceConfig
@@ -43,6 +43,7 @@ class Shared:
     Attributes:
         pool: threads for preprocessing and postprocessing.
         load_slot: held while a model loads.
+        budget: of each device's memory.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
     """
@@ -54,6 +55,7 @@ class Shared:
     store: ModelStore
     pool: Executor
     load_slot: asyncio.Lock
+    budget: MemoryBudget
     worker_id: str
     on_broken: Callable[[], None]
 
@@ -75,7 +77,12 @@ class Service:
         metrics = shared.metrics.service(config.name)
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
         self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id)
-        self._model = Model(handler, config, shared.store, shared.load_slot, metrics)
+        self._budget = shared.budget
+        self._share = Share(gib=config.memory_gib, idle_since=self._idle_since, look=self._jobs.changed.set)
+        self._budget.add(self._share)
+        self._model = Model(
+            handler, config, shared.store, shared.load_slot, metrics, budget=self._budget, share=self._share
+        )
         tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
@@ -243,9 +250,18 @@ class Service:
 
     async def _load_and_run_until_unused(self) -> None:
         await self._model.load()
-        await self._pipeline.run()
+        await self._pipeline.run(self._gives_way)
         self._rested = True
-        await self._model.rest(f"nobody used the model for {self.config.idle_s:g} s: it is being unloaded")
+        why = "another needs its memory" if self._share.leaving else f"nobody used it for {self.config.idle_s:g} s"
+        await self._model.rest(f"the model is being unloaded: {why}")
+
+    def _gives_way(self) -> bool:
+        return self._budget.wants_back(self._share)
+
+    def _idle_since(self) -> float | None:
+        """When its last job ended; None while the model is in use or not loaded."""
+        idle = self.state is ServiceState.READY and not self.busy and self._pipeline.empty
+        return self._jobs.idle_since if idle else None
 
     def _read_input(self, payload: Mapping[str, Any]) -> Any:
         given = read_input(self.handler.Input, payload)

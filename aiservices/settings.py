@@ -54,6 +54,12 @@ class ServerConfig:
         0.0, "most GiB in that folder: models used longest ago are removed, never one in use; 0: no bound"
     )
     pool_threads: Positive = setting(2, "threads that decode, tokenise and encode beside the models")
+    device_memory_gib: dict[str, Gib] = attrs.field(
+        factory=dict,
+        metadata={
+            MEANING: 'most GiB of models by device, as `{ "cuda:0" = 70 }`: an idle one gives way to another; none: no bound'
+        },
+    )
     max_run_body_bytes: Positive = setting(10 * 1024 * 1024, "most bytes of one request of `run`; more is refused: 413")
     max_runsync_body_bytes: Positive = setting(20 * 1024 * 1024, "the same for `runsync`")
     max_bodies_bytes: Positive = setting(

@@ -16,6 +16,7 @@ from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
 from aiservices.metrics import Metrics
+from aiservices.model import MemoryBudget
 from aiservices.outputs import OutputStore
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
@@ -211,6 +212,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
         store=ModelStore(Config()),
         pool=pool or ThreadPoolExecutor(1),
         load_slot=asyncio.Lock(),
+        budget=MemoryBudget({}),
         worker_id="worker",
         on_broken=lambda: None,
     )

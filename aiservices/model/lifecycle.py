@@ -24,7 +24,8 @@ from aiservices.errors import ModelBroken, ServiceError
 from aiservices.handler import Handler
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
-from aiservices.model.device import check_memory, resolve_device
+from aiservices.model.budget import MemoryBudget, Share
+from aiservices.model.device import allocated_gib, check_memory, resolve_device
 from aiservices.model.thread import ModelThread, forget_model, keep_out_of_collections
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore, Progress
@@ -58,6 +59,8 @@ class Model:
         store: fetches the files.
         load_slot: held while a model loads: one at a time, so that memory and imports do not race.
         metrics: of the service.
+        budget: where memory is shared out.
+        share: what the model holds of it.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Model:
         store: ModelStore,
         load_slot: asyncio.Lock,
         metrics: ServiceMetrics,
+        budget: MemoryBudget,
+        share: Share,
     ) -> None:
         self.state = ServiceState.COLD
         self.reason: str | None = None
@@ -79,6 +84,7 @@ class Model:
         self._store = store
         self._load_slot = load_slot
         self._metrics = metrics
+        self._budget, self._share = budget, share
         self._in_memory = False
         self._unloading: asyncio.Future[None] | None = None
         metrics.state(self.state)
@@ -96,13 +102,17 @@ class Model:
         began = time.monotonic()
         try:
             model_dir, options = await self._fetch()
+            device = await asyncio.wrap_future(self.thread.submit(partial(resolve_device, self._config.device)))
+            await self._budget.take(self._share, device, self._say)
             async with self._load_slot:
                 self.reason = "the model is being loaded"
                 self._in_memory = True
-                device = await asyncio.wrap_future(self.thread.submit(partial(self._load_here, model_dir, options)))
+                load = partial(self._load_here, model_dir, device, options)
+                self._budget.measured(self._share, await asyncio.wrap_future(self.thread.submit(load)))
         except Exception as error:
             reason = self._why(error)
             await self.unload()
+            self._budget.give_back(self._share)
             self._set(ServiceState.FAILED, reason)
             raise LoadFailed(reason) from None
         self._set(ServiceState.READY, None)
@@ -127,6 +137,7 @@ class Model:
         self._set(ServiceState.UNLOADING, reason)
         if not await self.unload():
             raise ModelBroken(f"the model hangs: it did not unload within {UNLOAD_TIMEOUT_S:g} s")
+        self._budget.give_back(self._share)
         self._set(ServiceState.COLD, None)
         seconds = round(time.monotonic() - began, 3)
         log.info("service.rests", service=self._config.name, reason=reason, seconds=seconds)
@@ -157,6 +168,7 @@ class Model:
     async def close(self) -> None:
         """Unload and let the thread end."""
         await self.unload()
+        self._budget.give_back(self._share)
         self.thread.stop()
         self._set(ServiceState.STOPPED, None)
 
@@ -175,6 +187,9 @@ class Model:
             local[option] = str(await self._store.resolve(uri, on_progress, option=option))
         return model_dir, {**self._config.options, **local}
 
+    def _say(self, reason: str) -> None:
+        self.reason = reason
+
     def _on_fetching(self, progress: Progress, what: str = "the model") -> None:
         self.reason = f"{what} is being fetched: {progress}"
 
@@ -187,13 +202,13 @@ class Model:
             log.error("service.load_failed", service=self._config.name, reason=reason, exc_info=error)
         return reason
 
-    def _load_here(self, model_dir: Path | None, options: Mapping[str, Any]) -> str:
-        """On the model's thread."""
-        device = resolve_device(self._config.device)
+    def _load_here(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> float:
+        """On the model's thread; return how many GiB of the device it took."""
         check_memory(self._config.memory_gib, device)
+        before_gib = allocated_gib(device)
         self._handler.load(model_dir, device, options)
         keep_out_of_collections()
-        return device
+        return allocated_gib(device) - before_gib
 
     def _unload_here(self) -> None:
         """On the model's thread."""

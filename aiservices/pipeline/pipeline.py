@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -105,8 +105,11 @@ class Pipeline:
         """Whether nothing is on the model, being prepared or being finished."""
         return not self._on_model and not self._at_work
 
-    async def run(self) -> None:
+    async def run(self, gives_way: Callable[[], bool] = bool) -> None:
         """Move jobs along until cancelled, or until nobody has used the model for ``idle_s``.
+
+        Args:
+            gives_way: asked whenever nobody uses the model, whether it has to be unloaded at once.
 
         Raises:
             ModelBroken: the device is beyond repair, or the model's thread hangs.
@@ -119,7 +122,7 @@ class Pipeline:
                 self._settle()
                 self._begin_preparing()
                 self._fill_model()
-                if self._may_rest():
+                if not self._jobs.live_count and self.empty and (gives_way() or self._was_idle_long()):
                     return
                 await self._jobs.changed.wait()
                 self._jobs.changed.clear()
@@ -127,10 +130,10 @@ class Pipeline:
             self._running = False
             await self._stop()
 
-    def _may_rest(self) -> bool:
-        """Whether nobody has used the model for ``idle_s``; looks again then, if so far nobody does."""
+    def _was_idle_long(self) -> bool:
+        """Whether nobody has used the model for ``idle_s``; wakes up again then, if it is not so long yet."""
         idle_s = self._config.idle_s
-        if idle_s == 0 or self._jobs.live_count or not self.empty:
+        if idle_s == 0:
             return False
         left_s = max(self._ready_at, self._jobs.idle_since) + idle_s - self._jobs.now()
         if left_s > 0 and (self._rest_timer is None or not self._rest_timer.active):

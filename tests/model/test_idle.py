@@ -92,7 +92,7 @@ async def test_jobs_that_come_while_it_unloads_wait_and_none_is_lost() -> None:
         assert service.state is ServiceState.UNLOADING
         assert service.takes_jobs
         jobs = [ask(service, "b"), service.submit(JobRequest(input={"action": "warmup"}))]
-        assert service.status(jobs[0])["reason"] == "nobody used the model for 0.01 s: it is being unloaded"
+        assert service.status(jobs[0])["reason"] == "the model is being unloaded: nobody used it for 0.01 s"
         handler.gate.set()
         assert await ended(service, *jobs) == ["COMPLETED"] * 2
     assert handler.events[:4] == ["load", "predict", "unload", "load"]
