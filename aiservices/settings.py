@@ -57,7 +57,7 @@ class ServerConfig:
     device_memory_gib: dict[str, Gib] = attrs.field(
         factory=dict,
         metadata={
-            MEANING: 'most GiB of models by device, as `{ "cuda:0" = 70 }`: an idle one gives way to another; none: no bound'
+            MEANING: 'most GiB of models by device, as `{ "cuda:0" = 70 }`: idle ones give way to others; none: no bound'
         },
     )
     max_run_body_bytes: Positive = setting(10 * 1024 * 1024, "most bytes of one request of `run`; more is refused: 413")

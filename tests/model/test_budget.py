@@ -91,7 +91,7 @@ async def test_a_model_in_use_never_gives_way_and_who_waits_says_so() -> None:
         busy.gate.set()
         assert await ended(first, running) == ["COMPLETED"]
         assert await ended(second, waiting) == ["COMPLETED"]
-        assert first.state == "COLD"
+        assert [first.state] == [ServiceState.COLD]
 
 
 async def test_two_that_wait_are_served_in_their_order_and_all_jobs_end() -> None:
