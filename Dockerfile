@@ -4,7 +4,7 @@
 #   docker build -t describe --build-arg PROFILE=qwen-describe-image .    one model, one container
 #
 #   docker run --rm -p 8001:8001 aiservices
-#   docker run --rm -p 8001:8001 --gpus all --stop-timeout 40 -v models:/models --env-file .env describe
+#   docker run --rm -p 8001:8001 --gpus all --stop-timeout 40 -v models:/models -v data:/data --env-file .env describe
 #
 # Other commands than "serve" go behind the image's name: check, pull, runpod (with --build-arg EXTRAS=runpod).
 FROM python:3.11-slim-bookworm
@@ -17,7 +17,7 @@ ARG EXTRAS=""
 ARG TORCH_INDEX_URL=""
 
 RUN useradd --create-home --uid 10001 aiservices \
-    && install --directory --owner=aiservices --group=aiservices /models
+    && install --directory --owner=aiservices --group=aiservices /models /data
 
 WORKDIR /app
 # Only what decides what is installed: this layer stays until one of these changes.
@@ -38,7 +38,7 @@ ENV AISERVICES_CONFIG=/app/services.toml \
     PYTHONUNBUFFERED=1
 
 USER aiservices
-VOLUME /models
+VOLUME /models /data
 EXPOSE 8001
 # Alive is enough: a container that still loads its model must not be killed for it. /readyz says whether it is ready.
 # (With the command "runpod" nothing listens; RunPod does not look at this.)

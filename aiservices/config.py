@@ -1,8 +1,9 @@
 """Reads the settings: ``services.toml``, one profile of it, and what the environment overrides.
 
-The file has the tables ``[server]``, ``[fetch]``, ``[webhook]``, ``[s3]``, ``[outputs]``, ``[services.NAME]`` and
-``[profiles.NAME.services]``. A profile names the services that run and may override any of their settings. What can
-stand in a table is in ``aiservices.settings``; anything else is an error that suggests the nearest right word.
+The file has the tables ``[server]``, ``[fetch]``, ``[webhook]``, ``[s3]``, ``[outputs]``, ``[journal]``,
+``[services.NAME]`` and ``[profiles.NAME.services]``. A profile names the services that run and may override any of
+their settings. What can stand in a table is in ``aiservices.settings``; anything else is an error that suggests the
+nearest right word.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import attrs
 import msgspec
 
+from aiservices.environment import CONFIG_VARIABLE, read_environment
 from aiservices.errors import ConfigError, nearest
 from aiservices.settings import (
     Config,
     FetchConfig,
+    JournalConfig,
     OutputsConfig,
     S3Config,
     ServerConfig,
@@ -29,35 +32,8 @@ from aiservices.settings import (
 )
 
 DEFAULT_PATH = Path("services.toml")
-ENV_PREFIX = "AISERVICES_"
 
 T = TypeVar("T")
-
-ENVIRONMENT: Mapping[str, tuple[str, str]] = {
-    "AISERVICES_PROFILE": ("server", "profile"),
-    "AISERVICES_HOST": ("server", "host"),
-    "AISERVICES_PORT": ("server", "port"),
-    "AISERVICES_API_KEYS": ("server", "api_keys"),
-    "AISERVICES_GRACE_S": ("server", "grace_s"),
-    "AISERVICES_LOG_LEVEL": ("server", "log_level"),
-    "AISERVICES_LOG_FORMAT": ("server", "log_format"),
-    "AISERVICES_MODEL_DIR": ("server", "model_dir"),
-    "AISERVICES_CACHE_GIB": ("server", "cache_gib"),
-    "AISERVICES_FETCH_ALLOW_HOSTS": ("fetch", "allow_hosts"),
-    "AISERVICES_WEBHOOK_SECRET": ("webhook", "secret"),
-    "AISERVICES_S3_ENDPOINT_URL": ("s3", "endpoint_url"),
-    "AISERVICES_S3_REGION": ("s3", "region"),
-    "AISERVICES_S3_ACCESS_KEY_ID": ("s3", "access_key_id"),
-    "AISERVICES_S3_SECRET_ACCESS_KEY": ("s3", "secret_access_key"),
-    "AISERVICES_S3_SESSION_TOKEN": ("s3", "session_token"),
-    "AISERVICES_OUTPUTS_BUCKET": ("outputs", "bucket"),
-    "AISERVICES_OUTPUTS_ACCESS_KEY_ID": ("outputs", "access_key_id"),
-    "AISERVICES_OUTPUTS_SECRET_ACCESS_KEY": ("outputs", "secret_access_key"),
-}
-"""Environment variable -> (table, key) that it overrides; a value of several words is separated by commas."""
-
-CONFIG_VARIABLE = "AISERVICES_CONFIG"
-"""Environment variable that names the settings file."""
 
 _TABLES: Mapping[str, type[Any]] = {
     "server": ServerConfig,
@@ -65,8 +41,8 @@ _TABLES: Mapping[str, type[Any]] = {
     "webhook": WebhookConfig,
     "s3": S3Config,
     "outputs": OutputsConfig,
+    "journal": JournalConfig,
 }
-_LISTS = {("server", "api_keys"), ("fetch", "allow_hosts")}
 _FORMS: Mapping[str, str] = {
     "handler": 'expected a class as "module:Class"',
     "device": "expected 'auto', 'cpu', 'cuda' or 'cuda:N'",
@@ -107,7 +83,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], profile: str | No
     source = settings_path(path, environ)
     document = _read(source)
     _check_keys(document, [*_TABLES, "services", "profiles"], where=f"{source}")
-    overrides = _read_environment(environ)
+    overrides = read_environment(environ)
     built = {name: _build_table(name, document, overrides, source) for name in _TABLES}
     _check_bodies(built["server"], source)
     chosen = profile or built["server"].profile
@@ -154,23 +130,6 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], *, where: str) -
     for key in table:
         if key not in words:
             raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, words)}")
-
-
-def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
-    """Return what the environment sets: (table, key) -> (variable, value)."""
-    found: dict[tuple[str, str], tuple[str, Any]] = {}
-    known = [*ENVIRONMENT, CONFIG_VARIABLE]
-    for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
-            continue
-        if variable not in ENVIRONMENT:
-            raise ConfigError(f"environment: unknown variable {variable}{nearest(variable, known)}")
-        if value == "":
-            continue  # "VARIABLE=" in an env file means "not set"
-        place = ENVIRONMENT[variable]
-        words = [part.strip() for part in value.split(",") if part.strip()]
-        found[place] = (variable, words if place in _LISTS else value)
-    return found
 
 
 def _build_table(

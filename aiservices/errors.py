@@ -79,7 +79,7 @@ class StreamEnded(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """The service's queue is full by count or bytes, or too long for a job; try again after ``retry_after_s``."""
+    """The service's queue is full, or too long for a job's time to live; try again after ``retry_after_s``."""
 
     code = "queue_full"
 

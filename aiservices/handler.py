@@ -118,7 +118,24 @@ class Context(Protocol):
         """
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run CPU-heavy work (decoding, resizing, tokenising) in the service's thread pool."""
+        """Run CPU-heavy work (resizing, tokenising) in the service's thread pool."""
+
+    async def run_in_child(
+        self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        """Run a decoder on bytes of a caller in a process that may crash, and is killed at its limit or the job's end.
+
+        Args:
+            function: called as ``function(data, **arguments)``; of a module's top level, which the process imports
+                (never torch); gives what JSON can hold, and raw bytes.
+                What comes back is to be checked: it is the caller's.
+            data: what the caller sent.
+            field: JSON path of the input field, for messages; the function gets it too.
+            arguments: what JSON can hold.
+
+        Raises:
+            InvalidInput: the function raised it, or took too much time or memory, or crashed.
+        """
 
 
 @attrs.define(eq=False)

@@ -13,6 +13,9 @@ from aiservices.errors import InvalidInput, nearest
 
 T = TypeVar("T")
 
+SHOWN_NAME_LENGTH = 100
+"""An unknown name is compared and shown up to here: it may be as long as a body."""
+
 _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<field>\$[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`$")
 _LENGTH = re.compile(r"^Expected `(?P<kind>str|array|bytes)` of length (?P<bound>>=|<=|==) (?P<count>\d+)$")
@@ -31,7 +34,8 @@ def read_input(cls: type[T], payload: Mapping[str, Any]) -> T:
     fields = attrs.fields_dict(cls)  # type: ignore[arg-type]  # the registry admits attrs classes only
     for name in payload:
         if name not in fields:
-            raise InvalidInput(f"$.{name}", f"unknown field{nearest(name, fields)}")
+            shown = name[:SHOWN_NAME_LENGTH]
+            raise InvalidInput(f"$.{shown}", f"unknown field{nearest(shown, fields)}")
     given = {
         name: value for name, value in payload.items() if value is not None or fields[name].default is attrs.NOTHING
     }

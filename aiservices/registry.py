@@ -9,7 +9,7 @@ import os
 import socket
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +20,12 @@ import attrs
 from aiservices.errors import ConfigError, UnknownService, nearest
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Handler, StepHandler
+from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
 from aiservices.model import MemoryBudget, check_budget
 from aiservices.outputs import OutputStore
+from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore
@@ -46,18 +48,27 @@ class Registry:
     Args:
         config: all settings.
         fetcher: stands in for the guarded fetch, in tests.
+        journal: keeps accepted jobs beyond the process, not opened yet; None: memory alone does.
 
     Raises:
         ConfigError: a handler cannot be imported or is no handler, or a service alone passes its device's bound.
     """
 
-    def __init__(self, config: Config, *, fetcher: Fetcher | None = None) -> None:
+    def __init__(self, config: Config, *, fetcher: Fetcher | None = None, journal: Journal | None = None) -> None:
         check_budget(config)
         self.config = config
         self.metrics = Metrics()
         self.broken_event = asyncio.Event()
         self.draining = False
         self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
+        server = config.server
+        self._children = Children(
+            Limits(
+                processes=server.decoder_processes,
+                wall_s=server.decode_timeout_s,
+                memory_bytes=server.decoder_memory_bytes,
+            )
+        )
         self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
         self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self._on_webhook)
         self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
@@ -69,15 +80,18 @@ class Registry:
             metrics=self.metrics,
             store=self._store,
             pool=self._pool,
+            children=self._children,
             load_slot=asyncio.Lock(),
             budget=MemoryBudget(config.server.device_memory_gib),
             worker_id=_worker_id(),
             on_broken=self.broken_event.set,
+            journal=journal,
         )
         self.services: Mapping[str, Service] = {
             name: Service(service, load_handler(service), shared) for name, service in config.services.items()
         }
         self._lag_watch: asyncio.Task[None] | None = None
+        self._journal = journal
 
     @property
     def broken(self) -> bool:
@@ -96,19 +110,42 @@ class Registry:
         except KeyError:
             raise UnknownService(name, list(self.services)) from None
 
-    def _on_webhook(self, service: str, result: str) -> None:
+    def _on_webhook(self, service: str, job_id: str, attempt: int, result: str) -> None:
         self.metrics.service(service).webhook(result)
 
     async def start(self) -> None:
-        """Start every service; returns at once, models load behind it."""
+        """Go on with the jobs of an earlier process and start every service; models load behind it.
+
+        Raises:
+            ServiceError: the journal cannot be opened; says why.
+        """
         await self._fetcher.start()
+        await self._restore()
         self._lag_watch = asyncio.create_task(watch_loop_lag(self.metrics))
         for service in self.services.values():
             await service.start()
         log.info("registry.started", profile=self.config.profile, services=list(self.services))
 
+    async def _restore(self) -> None:
+        if self._journal is None:
+            return
+        self._journal.on_refused = self._on_refused
+        records = await self._journal.open()
+        by_service: dict[str, list[JobRecord]] = {}
+        for record in records:
+            by_service.setdefault(record.service, []).append(record)
+        for name, theirs in by_service.items():
+            if name in self.services:
+                await self.services[name].restore(theirs)
+            else:
+                log.warning("journal.service_not_running", service=name, jobs=len(theirs))
+
+    def _on_refused(self, job_ids: Sequence[str], reason: str) -> None:
+        for service in self.services.values():
+            service.refuse(job_ids, reason)
+
     async def drain(self, grace_s: float) -> None:
-        """Refuse new jobs, let running work and its webhooks end within ``grace_s``, end the rest with a reason."""
+        """Refuse new jobs, let running work and its webhooks end within ``grace_s``; leave or end the rest."""
         self.draining = True
         until = asyncio.get_running_loop().time() + grace_s
         await asyncio.gather(*(service.drain(grace_s) for service in self.services.values()))
@@ -122,9 +159,12 @@ class Registry:
             self._lag_watch.cancel()
             await asyncio.gather(self._lag_watch, return_exceptions=True)
         await self._webhooks.drain(0.0)
+        if self._journal is not None:
+            await self._journal.close()
         await self._fetcher.close()
         self._outputs.close()
         await self._store.close()
+        self._children.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

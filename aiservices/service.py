@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import attrs
 
-from aiservices.errors import InvalidInput, ModelBroken, Unavailable
+from aiservices.callers import Caller
+from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailable
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobManager, JobRequest, JobStatus, Stage
+from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, JobStatus, Restorer, Stage
+from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
-from aiservices.model import LoadFailed, MemoryBudget, Model, ServiceState, Share
+from aiservices.model import LoadFailed, MemoryBudget, Model, ServiceState
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
+from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
@@ -42,10 +45,12 @@ class Shared:
 
     Attributes:
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
         load_slot: held while a model loads.
         budget: of each device's memory.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
+        journal: keeps accepted jobs beyond the process; None: memory alone does.
     """
 
     fetcher: Fetcher
@@ -54,10 +59,12 @@ class Shared:
     metrics: Metrics
     store: ModelStore
     pool: Executor
+    children: Children
     load_slot: asyncio.Lock
     budget: MemoryBudget
     worker_id: str
     on_broken: Callable[[], None]
+    journal: Journal | None = None
 
 
 class Service:
@@ -76,14 +83,11 @@ class Service:
         self.draining = False
         metrics = shared.metrics.service(config.name)
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
-        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id)
-        self._budget = shared.budget
-        self._share = Share(gib=config.memory_gib, idle_since=self._idle_since, look=self._jobs.changed.set)
-        self._budget.add(self._share)
-        self._model = Model(
-            handler, config, shared.store, shared.load_slot, metrics, budget=self._budget, share=self._share
-        )
-        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool)
+        self._records = JobRecords(shared.journal)
+        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id, self._records)
+        self._share = shared.budget.share(config.memory_gib, lambda: self._pipeline.idle_since, self._jobs.changed.set)
+        self._model = Model(handler, config, shared.store, shared.load_slot, metrics, self._share)
+        tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
         self._rested = False
@@ -125,7 +129,7 @@ class Service:
         Raises:
             InvalidInput: naming the field.
             QueueFull: try again later.
-            Unavailable: draining, or there is no model.
+            Unavailable: draining, there is no model, or the journal cannot be written.
             Conflict: the idempotency key came with another request.
         """
         self._check_available(warmup=request.is_warmup)
@@ -133,19 +137,23 @@ class Service:
             self._webhooks.check_url(request.webhook, field="$.webhook")
         if request.destination is not None:
             self._outputs.check(request.destination)
+        raw = request.input
         if not request.is_warmup:
-            request.input = self._read_input(request.input)
-        job = self._jobs.submit(request, model_ready=self.state is ServiceState.READY)
+            request.input = self._read_input(raw)
+        job = self._jobs.submit(request, raw, model_ready=self.state is ServiceState.READY)
         self._begin_work()
         return job
 
-    def get(self, job_id: str) -> Job:
-        """Return a remembered job, or raise JobNotFound."""
-        return self._jobs.get(job_id)
+    def get(self, job_id: str, caller: Caller) -> Job:
+        """Return a remembered job, by the only way from an id to one. Raises JobNotFound, for another tenant's too."""
+        job = self._jobs.get(job_id)
+        if not caller.may_see(job.request.caller):
+            raise JobNotFound(job_id)
+        return job
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, caller: Caller) -> Job:
         """End a job as CANCELLED; one that has ended stays as it is. Raises JobNotFound."""
-        job = self.get(job_id)
+        job = self.get(job_id, caller)
         self.give_up(job)
         return job
 
@@ -153,20 +161,16 @@ class Service:
         """End a job as CANCELLED that nobody will ask for again; one that has ended stays as it is."""
         job.finish(Stage.CANCELLED)
 
-    def retry(self, job_id: str) -> Job:
-        """Put a FAILED or TIMED_OUT job back in the queue.
-
-        Raises:
-            JobNotFound, Conflict, QueueFull, Unavailable: as for the job's state, or the service's.
-        """
-        self._check_available(warmup=self.get(job_id).request.is_warmup)
+    def retry(self, job_id: str, caller: Caller) -> Job:
+        """Put an ended job back in the queue. Raises JobNotFound, Conflict, QueueFull or Unavailable."""
+        self._check_available(warmup=self.get(job_id, caller).request.is_warmup)
         job = self._jobs.retry(job_id)
         self._begin_work()
         return job
 
-    def purge(self) -> int:
-        """Cancel every queued job; return how many."""
-        return self._jobs.purge()
+    def purge(self, caller: Caller) -> int:
+        """Cancel every queued job that the caller may see; return how many."""
+        return self._jobs.purge(caller)
 
     def status(self, job: Job) -> dict[str, Any]:
         """The job's status object without its output and, while it waits, its place in the queue and the reason."""
@@ -206,24 +210,48 @@ class Service:
         if self.config.load == "start":
             self._begin_work()
 
+    async def restore(self, records: Sequence[JobRecord]) -> None:
+        """Go on with this service's jobs of an earlier process, in the order of acceptance; before :meth:`start`."""
+        restorer = Restorer(self._jobs, self._records, self._read_input)
+        await restorer.restore(records)
+        if self._jobs.live_count:
+            self._begin_work()
+
+    async def wait_recorded(self) -> None:
+        """Wait until everything that happened to jobs so far survives the process, or cannot."""
+        await self._records.flush()
+
+    def refuse(self, job_ids: Sequence[str], reason: str) -> None:
+        """Take jobs back whose acceptance could not be recorded."""
+        self._jobs.refuse(job_ids, reason)
+
     async def drain(self, grace_s: float) -> None:
-        """Refuse new jobs, let those there end within ``grace_s``, end the rest with a reason."""
+        """Refuse new jobs and let those that run end within ``grace_s``.
+
+        What is recorded and waits, or runs longer, is left to the next process; the rest ends with a reason.
+        """
         self.draining = True
+        self._jobs.leave(running=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._jobs.wait_idle(), grace_s)
         if self._jobs.live_count:
             log.warning("service.drained_unfinished", service=self.name, jobs=self._jobs.live_count)
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._stop_jobs()
+        await self.wait_recorded()
 
     async def close(self) -> None:
         """End what is left, stop the pipeline, unload the model on its thread and let the thread end."""
         self.draining = True
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._stop_jobs()
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
         await self._model.close()
         self._jobs.close()
+
+    def _stop_jobs(self) -> None:
+        self._jobs.leave(running=True)
+        self._jobs.fail_all(SHUTDOWN_REASON)
 
     def _begin_work(self) -> None:
         """Load the model, if nobody does or did with success, and work on jobs."""
@@ -250,18 +278,9 @@ class Service:
 
     async def _load_and_run_until_unused(self) -> None:
         await self._model.load()
-        await self._pipeline.run(self._gives_way)
+        await self._pipeline.run(self._share.wanted_back)
         self._rested = True
-        why = "another needs its memory" if self._share.leaving else f"nobody used it for {self.config.idle_s:g} s"
-        await self._model.rest(f"the model is being unloaded: {why}")
-
-    def _gives_way(self) -> bool:
-        return self._budget.wants_back(self._share)
-
-    def _idle_since(self) -> float | None:
-        """When its last job ended; None while the model is in use or not loaded."""
-        idle = self.state is ServiceState.READY and not self.busy and self._pipeline.empty
-        return self._jobs.idle_since if idle else None
+        await self._model.rest()
 
     def _read_input(self, payload: Mapping[str, Any]) -> Any:
         given = read_input(self.handler.Input, payload)

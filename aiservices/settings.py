@@ -43,6 +43,14 @@ class ServerConfig:
     api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = setting(
         (), "callers need one of these as `Authorization: Bearer KEY`; none: everyone may call", secret=True
     )
+    keys_file: str = setting("", "TOML file with the named keys of tenants, read again when it changes; empty: none")
+    hosts: tuple[Annotated[str, Meta(pattern=r"^[a-z0-9._-]+$")], ...] = setting(
+        (),
+        "names in `Host` beside addresses and `localhost`; none: no more on loopback without keys, else any",
+    )
+    allow_origins: tuple[Annotated[str, Meta(pattern=r"^https?://[^/*]+$")], ...] = setting(
+        (), "origins (`https://app.example.com`) whose web pages may call; none: only the server's own page"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "least level that is logged: `debug`, `info`, `warning` or `error`"
     )
@@ -57,8 +65,15 @@ class ServerConfig:
     device_memory_gib: dict[str, Gib] = attrs.field(
         factory=dict,
         metadata={
-            MEANING: 'most GiB of models by device, as `{ "cuda:0" = 70 }`: idle ones give way to others; none: no bound'
+            MEANING: 'most GiB of models by device, as `{ "cuda:0" = 70 }`: idle ones give way to others; none: any'
         },
+    )
+    decoder_processes: Positive = setting(2, "processes that decode pictures and sound that callers send")
+    decode_timeout_s: PositiveSeconds = setting(
+        10.0, "seconds that one picture or sound may take to decode; its decoder is then killed"
+    )
+    decoder_memory_bytes: Positive = setting(
+        2 * 1024 * 1024 * 1024, "most bytes of memory (address space) of one of these processes"
     )
     max_run_body_bytes: Positive = setting(10 * 1024 * 1024, "most bytes of one request of `run`; more is refused: 413")
     max_runsync_body_bytes: Positive = setting(20 * 1024 * 1024, "the same for `runsync`")
@@ -77,6 +92,7 @@ class FetchConfig:
     connect_timeout_s: PositiveSeconds = setting(5.0, "seconds to connect to one address")
     max_redirects: Count = setting(3, "most redirects of one download")
     max_concurrency: Positive = setting(32, "most downloads at once; more wait")
+    max_per_host: Positive = setting(8, "most downloads at once from one host; more wait and hold nobody else's place")
     allow_hosts: tuple[str, ...] = setting(
         (), "hosts, `host:port`, addresses or networks that may be fetched from although they are private"
     )
@@ -88,10 +104,16 @@ class WebhookConfig:
     """``[webhook]``: the POST of the status object when a job ends."""
 
     timeout_s: PositiveSeconds = setting(10.0, "seconds for one attempt")
-    attempts: Positive = setting(3, "attempts in all, until the receiver answers 200")
+    attempts: Positive = setting(3, "attempts in all, until the receiver answers 2xx")
     retry_wait_s: Seconds = setting(10.0, "seconds between two attempts, on average")
     max_pending: Positive = setting(1000, "most deliveries under way; further ones are dropped and logged")
-    secret: str = setting("", "key that signs the POST; empty: not signed", secret=True)
+    max_pending_per_host: Positive = setting(500, "most deliveries under way to one host")
+    max_pending_per_tenant: Positive = setting(500, "most deliveries under way of one tenant, where there are tenants")
+    max_per_host: Positive = setting(8, "most POSTs at once to one host; more wait")
+    secrets: tuple[Annotated[str, Meta(min_length=1)], ...] = setting(
+        (), "`whsec_` secrets (HMAC) and `whsk_` keys (ed25519): each signs every POST; none: not signed", secret=True
+    )
+    secret: str = setting("", "signs the old header `X-Aiservices-Signature`; gone in the next release", secret=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -133,8 +155,25 @@ class OutputsConfig:
         256 * 1024 * 1024, "most bytes of an output that goes to no bucket; the job fails where it is larger"
     )
     url_lifetime_s: Annotated[int, Meta(ge=1, le=604_800)] = setting(86_400, "seconds that a signed URL is valid")
-    timeout_s: PositiveSeconds = setting(60.0, "seconds for one job's uploads")
-    max_concurrency: Positive = setting(8, "most jobs that upload at once; more wait")
+    timeout_s: PositiveSeconds = setting(60.0, "seconds for one job's uploads to the bucket above")
+    max_concurrency: Positive = setting(8, "most jobs that upload to it at once; more wait")
+    callers_timeout_s: PositiveSeconds = setting(30.0, "seconds for one job's uploads to a bucket that it names")
+    callers_concurrency: Positive = setting(32, "most jobs that upload to buckets they name at once; more wait")
+    callers_per_host: Positive = setting(4, "most of them to one host at once; more wait and hold nobody else's place")
+    callers_max_bytes: Positive = setting(
+        512 * 1024 * 1024, "most bytes that wait for such buckets, for one host half of it; more fails its job"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class JournalConfig:
+    """``[journal]``: the file in which accepted jobs survive the end of the process."""
+
+    path: str = setting("auto", "the file; `auto`: `data/jobs-PROFILE.db` beside `model_dir`; `off`: there is none")
+    sync: Literal["normal", "full"] = setting(
+        "normal", "`normal`: accepted jobs survive `kill -9`; `full`: a power cut as well, at more time for each"
+    )
+    key: str = setting("", "encrypts callers' `s3Config`; empty: jobs with one are kept in memory only", secret=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -169,6 +208,9 @@ class ServiceConfig:
     ttl_s: UpToAWeekSeconds = setting(
         86_400.0, "seconds that a job may wait in the queue, unless its `policy.ttl` says otherwise"
     )
+    max_attempts: Positive = setting(
+        3, "attempts of a job that each ended with the process while it ran; then it is FAILED"
+    )
     prepare_timeout_s: PositiveSeconds = setting(120.0, "seconds for fetching and decoding one job's input")
     hang_s: PositiveSeconds = setting(
         60.0,
@@ -200,6 +242,7 @@ class Config:
     webhook: WebhookConfig = WebhookConfig()
     s3: S3Config = S3Config()
     outputs: OutputsConfig = OutputsConfig()
+    journal: JournalConfig = JournalConfig()
     profile: str = ""
     services: Mapping[str, ServiceConfig] = attrs.Factory(dict)
     profiles: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """Write the README's tables of settings; the work behind ``scripts/settings-table``.
 
-Names, defaults and meanings are those of ``aiservices.settings``; the variables are those of ``aiservices.config``.
+Names, defaults and meanings are those of ``aiservices.settings``; the variables are those of
+``aiservices.environment``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from aiservices.config import ENVIRONMENT
+from aiservices.environment import ENVIRONMENT
 from aiservices.settings import MEANING, Config, ServiceConfig
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -34,6 +34,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests pass the environment they want; a developer's own settings must not leak in."""
     for variable in [name for name in os.environ if name.startswith(("AISERVICES_", "RUNPOD_", "AWS_"))]:
         monkeypatch.delenv(variable)
+    monkeypatch.setenv("AISERVICES_JOURNAL_PATH", "off")  # a test that wants one names its own file
 
 
 @pytest.fixture(autouse=True)

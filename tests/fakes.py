@@ -18,9 +18,11 @@ from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHa
 from aiservices.metrics import Metrics
 from aiservices.model import MemoryBudget
 from aiservices.outputs import OutputStore
+from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
 from aiservices.storage import ModelStore
+from aiservices.trace import Trace
 from aiservices.webhooks import WebhookSender
 
 T = TypeVar("T")
@@ -124,6 +126,13 @@ class Counting(StepHandler[TextInput, TextOutput]):
         assert self.turn.acquire(timeout=10), "the test never gave the next turn"
 
 
+class PickyUpper(Upper):
+    """Takes no input that others took before."""
+
+    def validate(self, input: TextInput) -> None:
+        raise InvalidInput("$.text", "too short by now")
+
+
 class Unloadable(Upper):
     """Its model cannot be loaded."""
 
@@ -159,7 +168,9 @@ class DirectExecutor(Executor):
 class NoNetwork:
     """Stands in for the fetcher where nothing shall be fetched."""
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         raise FetchError(field, "there is no network in this test")
 
     def check_url(self, url: str, *, field: str) -> None:
@@ -169,6 +180,9 @@ class NoNetwork:
         self, url: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float = 1
     ) -> int:
         return 200
+
+    async def put(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str) -> int:
+        raise FetchError(field, "there is no network in this test")
 
 
 class FakeContext:
@@ -187,11 +201,19 @@ class FakeContext:
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)
 
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         try:
             return self._files[url]
         except KeyError:
             raise FetchError(field, "no such file in this test") from None
+
+    async def run_in_child(
+        self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        result, body = function(data, field=field, **arguments)
+        return result, bytearray(body)
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
@@ -206,11 +228,12 @@ def make_shared(pool: Executor | None = None) -> Shared:
     network = cast(Fetcher, NoNetwork())
     return Shared(
         fetcher=network,
-        webhooks=WebhookSender(WebhookConfig(), network, lambda service, result: None),
+        webhooks=WebhookSender(WebhookConfig(), network, lambda service, job_id, attempt, result: None),
         outputs=OutputStore(OutputsConfig(), S3Config(), network),
         metrics=metrics,
         store=ModelStore(Config()),
         pool=pool or ThreadPoolExecutor(1),
+        children=Children(Limits(processes=1, wall_s=10, memory_bytes=1 << 31)),
         load_slot=asyncio.Lock(),
         budget=MemoryBudget({}),
         worker_id="worker",

@@ -57,3 +57,8 @@ def test_an_error_names_the_field_and_what_was_expected(given: dict[str, Any], f
 
 def test_null_is_absent_where_there_is_a_default_and_whole_numbers_are_floats() -> None:
     assert read_input(Order, {"text": "a", "format": None, "names": None, "share": 1}) == Order(text="a", share=1.0)
+
+
+def test_an_unknown_name_of_any_length_is_refused_shortly() -> None:
+    with pytest.raises(InvalidInput, match=r"^\$\.x{100}: unknown field"):
+        read_input(Order, {"x" * 5_000_000: 1})

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from aiservices.callers import ANYONE
 from aiservices.errors import Conflict, JobNotFound, QueueFull, Unavailable
 from aiservices.handler import Context, Task
 from aiservices.jobs import ENDED, RETRYABLE, Job, JobRequest, JobStatus, Stage, fingerprint
@@ -80,14 +81,14 @@ class JobMachine(RuleBasedStateMachine):
         self.handler = self.make_handler()
         self.service = make_service(self.handler, shared=make_shared(DirectExecutor()), **self.limits)
         self.model = Turns(self.service._model.thread, self.handler.waiting)
-        announce = self.service._jobs._announce
+        announce = self.service._jobs.announcer.ended
 
         def count(job: Job) -> None:
             key = (job.id, job.attempt)
             self.endings[key] = self.endings.get(key, 0) + 1
             announce(job)
 
-        self.service._jobs._announce = count  # type: ignore[method-assign]
+        self.service._jobs.announcer.ended = count  # type: ignore[method-assign]
         self.run(self.service.start())
 
     @rule(
@@ -111,7 +112,7 @@ class JobMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         job = self.pick(data)
         before = job.status
-        cancelled = self.call(self.service.cancel, job.id, allowed=(JobNotFound,))
+        cancelled = self.call(self.service.cancel, job.id, ANYONE, allowed=(JobNotFound,))
         if cancelled is not None:
             assert job.status is (before if before in ENDED else JobStatus.CANCELLED)
 
@@ -120,13 +121,13 @@ class JobMachine(RuleBasedStateMachine):
     def retry(self, data: st.DataObject) -> None:
         job = self.pick(data)
         before = job.status
-        retried = self.call(self.service.retry, job.id, allowed=(JobNotFound, Conflict, QueueFull, Unavailable))
+        retried = self.call(self.service.retry, job.id, ANYONE, allowed=(JobNotFound, Conflict, QueueFull, Unavailable))
         assert retried is None or before in RETRYABLE
 
     @rule()
     def purge(self) -> None:
         waiting = [job for job in self.jobs.values() if job.status is JobStatus.IN_QUEUE]
-        assert self.call(self.service.purge) == len(waiting)
+        assert self.call(self.service.purge, ANYONE) == len(waiting)
         assert all(job.status is JobStatus.CANCELLED for job in waiting)
 
     @rule()

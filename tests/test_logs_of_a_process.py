@@ -183,3 +183,14 @@ for _ in range(2):
     log.info("written")
 """
     assert [line["event"] for line in logged_by(program)] == ["written", "written"]
+
+
+def test_pythons_warnings_are_lines_of_the_log() -> None:
+    program = """
+import warnings
+configure_logging("info", "json")
+warnings.warn("the picture is large")
+log.info("the.end")
+"""
+    warned, _ = logged_by(program)
+    assert (warned["level"], "UserWarning: the picture is large" in warned["event"]) == ("warning", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +18,10 @@ from typing import Any
 
 import pytest
 import soundfile  # type: ignore[import-untyped]  # ships no types
+from standardwebhooks import WebhookVerificationError
 
-from aiservices.config import CONFIG_VARIABLE
+from aiservices.environment import CONFIG_VARIABLE
+from aiservices.webhooks import SigningKeys, message_id
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -188,3 +192,14 @@ def test_tables_that_differ_from_the_settings_are_refused_and_rewritten(tmp_path
     assert readme.read_text(encoding="utf-8") == outdated
     assert settings_table(tmp_path).returncode == 0
     assert readme.read_text(encoding="utf-8") == README
+
+
+def test_the_example_that_verifies_a_webhook() -> None:
+    """In Python, with the specification's library."""
+    names: dict[str, Any] = {}
+    exec(block("verify a webhook"), names)  # our own README
+    secret = "whsec_" + base64.b64encode(b"s" * 32).decode()
+    headers = SigningKeys([secret]).headers(message_id("1", 1), int(time.time()), b'{"id":"1"}')
+    assert names["receive"](b'{"id":"1"}', headers, secret) == {"id": "1"}
+    with pytest.raises(WebhookVerificationError):
+        names["receive"](b'{"id":"2"}', headers, secret)

@@ -9,11 +9,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import attrs
 import pytest
 
-from aiservices.config import CONFIG_VARIABLE, ENVIRONMENT, load_config
+from aiservices.config import load_config
+from aiservices.environment import CONFIG_VARIABLE, ENVIRONMENT
 from aiservices.settings import (
     MEANING,
     Config,
     FetchConfig,
+    JournalConfig,
     OutputsConfig,
     S3Config,
     ServerConfig,
@@ -32,6 +34,7 @@ TABLES: dict[str, type[Any]] = {
     "webhook": WebhookConfig,
     "s3": S3Config,
     "outputs": OutputsConfig,
+    "journal": JournalConfig,
     FIRST_SERVICE: ServiceConfig,
 }
 

@@ -15,6 +15,7 @@ from aiservices.cli import Exit
 from aiservices.cli.packages import extra_of, packages_are_known, packages_of
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError
+from aiservices.keys import KeyRing
 from aiservices.model import check_budget, check_memory, full_name, option_folders, resolve_device
 from aiservices.registry import load_handler
 from aiservices.settings import Config, ServerConfig, ServiceConfig
@@ -120,11 +121,22 @@ def _memory(config: Config) -> Iterator[Finding]:
 
 
 def _access(server: ServerConfig) -> Finding:
+    if server.keys_file:
+        return _keys_file(server)
     if server.api_keys:
         return Finding("ok", "access", f"{len(server.api_keys)} API keys")
     if _is_loopback(server.host):
         return Finding("ok", "access", f"only from this machine ({server.host})")
     return Finding("note", "access", f"whoever reaches {server.host}:{server.port} may call: no api_keys are set")
+
+
+def _keys_file(server: ServerConfig) -> Finding:
+    keys = KeyRing(server)
+    try:
+        keys.read()
+        return Finding("ok", "access", f"{keys.count} keys, from {server.keys_file} too")
+    except ServiceError as error:
+        return Finding("WRONG", "access", str(error))
 
 
 def _is_loopback(host: str) -> bool:

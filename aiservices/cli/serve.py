@@ -7,6 +7,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import attrs
 from aiohttp import web
@@ -15,6 +16,7 @@ from aiservices import __version__, loops
 from aiservices.cli import Exit, leaving
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ConfigError, ServiceError
+from aiservices.journal import Journal
 from aiservices.logs import configure_logging, get_logger
 from aiservices.registry import Registry
 from aiservices.settings import Config
@@ -39,7 +41,12 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     if "PORT" in ports and options.port is None and not environ.get("AISERVICES_PORT"):
         config = attrs.evolve(config, server=attrs.evolve(config.server, port=ports["PORT"]))
     configure_logging(config.server.log_level, config.server.log_format)
-    work = serve(config, say=lambda line: print(line, flush=True), health_port=ports.get("PORT_HEALTH"))
+    work = serve(
+        config,
+        say=lambda line: print(line, flush=True),
+        health_port=ports.get("PORT_HEALTH"),
+        journal=make_journal(config),
+    )
     return loops.run(work)
 
 
@@ -58,7 +65,35 @@ def read_ports(environ: Mapping[str, str]) -> dict[str, int]:
     return {name: int(text) for name, text in given.items()}
 
 
-async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_port: int | None = None) -> Exit:
+def journal_path(config: Config) -> Path | None:
+    """Where accepted jobs are written; None where they end with the process."""
+    given = config.journal.path
+    if given in ("", "off"):
+        return None
+    beside = config.server.model_dir.parent / "data" / f"jobs-{config.profile}.db"
+    return beside if given == "auto" else Path(given)
+
+
+def make_journal(config: Config) -> Journal | None:
+    """Build the journal, not opened yet.
+
+    Raises:
+        ConfigError: its key has the wrong form.
+    """
+    path = journal_path(config)
+    if path is None:
+        return None
+    return Journal(path, sync=config.journal.sync, secret_key=config.journal.key or None)
+
+
+async def serve(
+    config: Config,
+    *,
+    say: Say,
+    leave: Leave | None = None,
+    health_port: int | None = None,
+    journal: Journal | None = None,
+) -> Exit:
     """Serve until SIGTERM, SIGINT or a broken device.
 
     The first signal drains: new jobs are refused, running ones may end within ``grace_s``, and callers can poll
@@ -68,38 +103,43 @@ async def serve(config: Config, *, say: Say, leave: Leave | None = None, health_
         config: all settings.
         say: prints one line; every URL has its own.
         leave: ends the process at once; stands in for :func:`os._exit` in tests.
+        journal: keeps accepted jobs beyond the process; None: memory alone does.
         health_port: where the same is served once more, for probes that have a port of their own.
 
     Raises:
-        ConfigError: a handler cannot be imported.
-        ServiceError: the address cannot be listened on.
+        ServiceError: a handler cannot be imported, the address not listened on, or the journal not opened.
     """
     sockets = bind(config.server.host, config.server.port)
     if health_port is not None and health_port != config.server.port:
         sockets += bind(config.server.host, health_port)
-    registry = Registry(config)
+    registry = Registry(config, journal=journal)
     # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
     runner = web.AppRunner(
         create_app(registry), handler_cancellation=False, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
     )
     stop = _Stop(leave or leaving.leave)
-    await runner.setup()
     try:
+        await runner.setup()
         for each in sockets:
             await web.SockSite(runner, each).start()
         for line in _greeting(config, sockets[0].getsockname()[1]):
             say(line)
         await _first(stop.asked, registry.broken_event)
         stop.asked.set()  # from here on a signal is the second one
-        log.info("server.draining", broken=registry.broken, grace_s=config.server.grace_s)
-        busy = registry.busy
-        await registry.drain(config.server.grace_s)
-        if busy or registry.broken:
-            await asyncio.sleep(LINGER_S)
+        await _drain(registry)
     finally:
         await runner.cleanup()
         stop.close()
     return Exit.BROKEN if registry.broken else Exit.OK
+
+
+async def _drain(registry: Registry) -> None:
+    """Let running jobs end, and their callers ask once more."""
+    log.info("server.draining", broken=registry.broken, grace_s=registry.config.server.grace_s)
+    busy = registry.busy
+    await registry.drain(registry.config.server.grace_s)
+    if busy or registry.broken:
+        await asyncio.sleep(LINGER_S)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

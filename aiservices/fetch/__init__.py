@@ -8,18 +8,21 @@ CWE-918). What holds against that:
   ones, and what a port could reach is decided by its address.
 * Only public addresses, see :func:`aiservices.fetch.addresses.is_public`, but for those in ``allow_hosts``. If one of a
   name's addresses is not public the whole name is refused. A name is looked up once per connection and exactly the
-  addresses that were checked are connected, so a second answer of its DNS server (rebinding) finds no one who asks. No
-  proxy, no ``.netrc``.
+  addresses that were checked are connected, so a second answer of its DNS server (rebinding) finds no one who asks.
+  Each address is checked once more where its socket is made (:class:`aiservices.fetch.client.SocketFactory`), whoever
+  asked and however it was spelled. No proxy, no ``.netrc``.
 * A redirect is a new URL and checked as one. From ``https`` to ``http`` is refused: the caller's secret may be in it.
-* Bounds on URL, redirects, size, concurrency and the time to connect and in all. Nothing is ever decompressed: a
-  compressed answer is refused, so there is no bomb to defuse (a decoder of pictures has to bound its pixels itself).
+* Bounds on URL, redirects, size, concurrency (in all and for one host) and the time to connect and in all. Nothing is
+  ever decompressed: a compressed answer is refused, so there is no bomb to defuse (a decoder of pictures has to bound
+  its pixels itself).
 * Nothing is kept between two downloads: no cookies, no open connection, no DNS cache.
 
 Presigned URLs are secrets: logs and errors name the host at most, never path, query or a byte of the body.
 """
 
 from aiservices.fetch.fetcher import Fetcher
+from aiservices.fetch.hosts import HostSlots
 from aiservices.fetch.refusal import Refused
 from aiservices.fetch.url import host_of
 
-__all__ = ["Fetcher", "Refused", "host_of"]
+__all__ = ["Fetcher", "HostSlots", "Refused", "host_of"]

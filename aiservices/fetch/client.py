@@ -4,23 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import io
+import ipaddress
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from aiservices.fetch.addresses import AllowList
+from aiservices.fetch.refusal import Refusal
 from aiservices.fetch.resolver import GuardedResolver
 from aiservices.fetch.url import Target
+
+_ASKED: ContextVar[tuple[str, int] | None] = ContextVar("asked", default=None)
+"""Host and port of the request that a socket is made for: a name of ``allow_hosts`` may lead to any address."""
+
+
+class SocketFactory:
+    """Makes the sockets of every client that talks to hosts which callers name: the last place before a connection.
+
+    It sees each address that is to be connected, of names and of literals alike, which no resolver does.
+
+    Args:
+        allowed: hosts that may be private.
+    """
+
+    def __init__(self, allowed: AllowList) -> None:
+        self._allowed = allowed
+
+    def __call__(self, addr_info: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
+        """Make a socket for an address, as ``getaddrinfo`` describes it.
+
+        Raises:
+            Refusal: the address is private.
+        """
+        family, kind, proto, _, (text, port, *_) = addr_info
+        asked = _ASKED.get()
+        named = asked is not None and asked[1] == port and self._allowed.covers_host(*asked)
+        if not named and not self._permits(str(text), port):
+            raise Refusal("points to a private address")
+        return socket.socket(family=family, type=kind, proto=proto)
+
+    def _permits(self, text: str, port: int) -> bool:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        return self._allowed.permits(address, port)
 
 
 def guarded_connector(
     lookup: AbstractResolver, allowed: AllowList, *, tls: ssl.SSLContext | None = None
 ) -> aiohttp.TCPConnector:
-    """Return a connector that connects names only to addresses that were checked, each connection anew.
-
-    It asks no resolver about a literal address: a URL has to pass :func:`aiservices.fetch.url.check_url` before.
+    """Return a connector that connects only to addresses that were checked, each connection anew.
 
     Args:
         lookup: looks names up, without any check. The connector does not close it.
@@ -28,7 +67,12 @@ def guarded_connector(
         tls: whom to trust; None takes the system's roots.
     """
     return aiohttp.TCPConnector(
-        resolver=GuardedResolver(lookup, allowed), use_dns_cache=False, force_close=True, limit=0, ssl=tls or True
+        resolver=GuardedResolver(lookup, allowed),
+        socket_factory=SocketFactory(allowed),
+        use_dns_cache=False,
+        force_close=True,
+        limit=0,
+        ssl=tls or True,
     )
 
 
@@ -61,7 +105,11 @@ async def request(
     """Send one request, follow no redirect, and hang up after what the answer is used for."""
     # A stream, because aiohttp writes bytes at one go and warns about that above 1 MiB.
     body = None if data is None else io.BytesIO(data)
-    response = await session.request(method, target.url, headers=headers, data=body, allow_redirects=False)
+    token = _ASKED.set((target.host, target.port))
+    try:
+        response = await session.request(method, target.url, headers=headers, data=body, allow_redirects=False)
+    finally:
+        _ASKED.reset(token)
     try:
         yield response
     finally:

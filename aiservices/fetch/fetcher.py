@@ -15,13 +15,15 @@ from aiservices.fetch.addresses import AllowList
 from aiservices.fetch.body import read_body
 from aiservices.fetch.client import guarded_connector, request, untrusting_session
 from aiservices.fetch.data_url import decode_data_url
+from aiservices.fetch.hosts import HostSlots
 from aiservices.fetch.media_type import check_kind
 from aiservices.fetch.refusal import Failure, in_words, time_limit
-from aiservices.fetch.resolver import GuardedResolver, SystemResolver
+from aiservices.fetch.resolver import SystemResolver
 from aiservices.fetch.url import check_url, host_of, next_url
 from aiservices.handler import MediaKind
 from aiservices.logs import get_logger
 from aiservices.settings import FetchConfig
+from aiservices.trace import Trace
 
 log = get_logger(__name__)
 
@@ -50,12 +52,11 @@ class Fetcher:
         self._config = config
         self._pool = pool
         self._allowed = AllowList.parse(config.allow_hosts)
-        # Made here, not by who asks first: other clients ask on threads of their own. It has no thread until then.
         self._resolver = resolver or SystemResolver(config.max_concurrency)
         self._owns_resolver = resolver is None
         self._closed = False
         self._tls = tls
-        self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._slots = HostSlots(config.max_concurrency, config.max_per_host)
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -94,24 +95,20 @@ class Fetcher:
             return
         raise failure.as_error(field)
 
-    def guarded_resolver(self) -> AbstractResolver:
-        """Return a resolver for other clients of caller-named hosts; it gives public addresses, or those allowed, only.
-
-        It never sees a host that is a literal address: who uses it calls :meth:`check_url` too. It shares the lookup of
-        this fetcher and ends with it, works on any loop and before :meth:`start`; closing it leaves nothing behind.
-        """
-        return GuardedResolver(self._resolver, self._allowed)
-
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+    async def fetch(
+        self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None
+    ) -> bytes:
         """Download an ``http``, ``https`` or ``data:`` URL and make sure by its bytes that it is of the kind.
 
-        The time begins when one of ``max_concurrency`` slots is free; the wait for a slot ends with the job that waits.
+        The time begins when one of ``max_concurrency`` slots is free, and one of ``max_per_host`` for its host; the
+        wait for them ends with the job that waits.
 
         Args:
             url: as the caller gave it.
             field: JSON path of the input field, for messages, as ``$.image_url``.
             kind: what the bytes have to be.
             max_bytes: a bound below the configured one.
+            trace: the job's; the download is a child of it.
 
         Raises:
             FetchError: whatever went wrong, in one line; :class:`Refused` where the guard forbids it.
@@ -119,7 +116,7 @@ class Fetcher:
         limit_bytes = self._config.max_bytes if max_bytes is None else min(max_bytes, self._config.max_bytes)
         started_s = time.monotonic()
         try:
-            data = await self._get(url, kind, limit_bytes)
+            data = await self._get(url, kind, limit_bytes, {} if trace is None else trace.child_headers())
             check_kind(data, kind)
         except Failure as error:
             failure = error
@@ -151,31 +148,54 @@ class Fetcher:
         Raises:
             FetchError: the answer did not come; :class:`Refused` where the guard forbids the URL.
         """
+        sent = {"Content-Type": "application/json", **headers}
+        return await self._send("POST", url, body, headers=sent, timeout_s=timeout_s, field=field)
+
+    async def put(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str) -> int:
+        """PUT a body as :meth:`post_json` posts one.
+
+        Args:
+            url: of a host that a caller named.
+            body: what to send.
+            headers: sent with it.
+            timeout_s: for all of it.
+            field: JSON path for messages.
+
+        Returns:
+            The HTTP status.
+
+        Raises:
+            FetchError: the answer did not come; :class:`Refused` where the guard forbids the URL.
+        """
+        return await self._send("PUT", url, body, headers=headers, timeout_s=timeout_s, field=field)
+
+    async def _send(
+        self, method: str, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float, field: str
+    ) -> int:
         try:
             async with time_limit(timeout_s):
                 with in_words():
                     target = check_url(url, self._allowed)
-                    sent = {"Content-Type": "application/json", **headers}
-                    async with request(self._running_session(), "POST", target, headers=sent, data=body) as response:
+                    async with request(self._running_session(), method, target, headers=headers, data=body) as response:
                         return response.status
         except Failure as error:
             failure = error
         raise failure.as_error(field)
 
-    async def _get(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:
+    async def _get(self, url: str, kind: MediaKind, limit_bytes: int, headers: Mapping[str, str]) -> bytes:
         if url[:5].lower() == "data:":
             if len(url) <= _DECODE_ON_LOOP_CHARS:
                 return decode_data_url(url, limit_bytes)
             return await asyncio.get_running_loop().run_in_executor(self._pool, decode_data_url, url, limit_bytes)
-        async with self._slots, time_limit(self._config.timeout_s):
-            return await self._download(url, kind, limit_bytes)
+        async with self._slots.taken(host_of(url)), time_limit(self._config.timeout_s):
+            return await self._download(url, kind, limit_bytes, headers)
 
-    async def _download(self, url: str, kind: MediaKind, limit_bytes: int) -> bytes:
+    async def _download(self, url: str, kind: MediaKind, limit_bytes: int, headers: Mapping[str, str]) -> bytes:
         """Follow the redirects by hand: each hop passes the whole guard."""
         for hop in range(self._config.max_redirects + 1):
             with in_words("redirects to a URL that " if hop else ""):
                 target = check_url(url, self._allowed)
-                async with request(self._running_session(), "GET", target) as response:
+                async with request(self._running_session(), "GET", target, headers=headers) as response:
                     if response.status not in _REDIRECTS:
                         return await read_body(response, kind, limit_bytes)
                     location = response.headers.get("Location")

@@ -51,15 +51,13 @@ _BRANDS = {
 _BMP_HEADER_BYTES = frozenset({12, 40, 52, 56, 64, 108, 124})
 
 _ACCEPTED: Mapping[MediaKind, frozenset[str]] = {
-    "image": frozenset(
-        {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/tiff", "image/avif", "image/heic"}
-    ),
+    "image": frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/tiff", "image/avif"}),
     "audio": frozenset(
         {"audio/wav", "audio/flac", "audio/mpeg", "audio/ogg", "audio/mp4", "audio/aac", "audio/webm", "audio/aiff"}
     ),
 }
 _WANTED: Mapping[MediaKind, str] = {
-    "image": "a picture (PNG, JPEG, GIF, WebP, BMP, TIFF, AVIF, HEIC)",
+    "image": "a picture (PNG, JPEG, GIF, WebP, BMP, TIFF, AVIF)",
     "audio": "a sound file (WAV, FLAC, MP3, Ogg, M4A, AAC, WebM, AIFF)",
 }
 

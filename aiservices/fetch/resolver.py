@@ -58,7 +58,7 @@ class GuardedResolver(AbstractResolver):
 class SystemResolver(AbstractResolver):
     """``getaddrinfo`` in its own threads: a slow lookup cannot be cancelled and must not fill the loop's pool.
 
-    Any event loop of the process may ask it. It has no thread before the first lookup.
+    It has no thread before the first lookup.
 
     Args:
         max_threads: lookups at a time; more wait.

@@ -46,7 +46,7 @@ def check_url(url: str, allowed: AllowList) -> Target:
     target = _parse(url)
     address = literal_address(target.host)
     if address is not None:
-        # aiohttp asks no resolver about a literal address, so this is the one place where it is seen.
+        # Seen again where the socket is made; refused here, it is refused at submission.
         permitted = allowed.permits(address, target.port)
     else:
         local = target.host == "localhost" or target.host.endswith(".localhost")  # RFC 6761, section 6.3

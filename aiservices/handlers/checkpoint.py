@@ -56,17 +56,18 @@ def load_checkpoint(
         from transformers import AutoConfig, AutoTokenizer
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+        config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
         auto_class: Any = getattr(transformers, _auto_class(config.model_type, auto_classes))
         model, report = auto_class.from_pretrained(
             model_dir,
             dtype=resolve_dtype(options.dtype, device),
             attn_implementation=options.attn_implementation,
+            trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).replace(str(model_dir), "the folder").partition("\n")[0]
         raise ServiceError(f"the model cannot be loaded: {reason}") from error

@@ -230,5 +230,10 @@ class _WarmUpContext:
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         raise NotImplementedError
 
+    async def run_in_child(
+        self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        raise NotImplementedError
+
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         raise NotImplementedError

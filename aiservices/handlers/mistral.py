@@ -153,13 +153,16 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
     _grammars: GrammarCache
 
     def validate(self, input: GenerateDescriptionInput) -> None:
-        """Refuse a list of categories with repetitions.
+        """Refuse categories that repeat, or that make a grammar of a hundred names take seconds to compile.
 
         Raises:
             InvalidInput: naming the field.
         """
         if _repeats(input.categories or ()):
             raise InvalidInput("$.categories", "each category may appear only once")
+        for index, category in enumerate(input.categories or ()):
+            if _printable(category) != category:
+                raise InvalidInput(f"$.categories[{index}]", "control characters are not allowed")
 
     async def preprocess(self, input: GenerateDescriptionInput, context: Context) -> GenerationRequest:
         """Tokenise and make the grammar, in the pool."""

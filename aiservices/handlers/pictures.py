@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiservices.errors import InvalidInput
+from aiservices.handlers.picture_bounds import MAX_ASPECT, check_file, check_size
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image as PilImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that are read; all others stay unparsed."""
-MAX_ASPECT = 200
-"""Longer by shorter side that Qwen's image processor takes (transformers, ``smart_resize``)."""
 _SPARE = 9
 """Pictures are made smaller early, but keep this many times the pixels that the model will see (Pillow calls a linear
 factor of 3 almost indistinguishable from a resize without that step)."""
+
+
+_BAND_ROWS = 64
+"""Rows of a deep picture that are calculated with at once: eight bytes a pixel for all would be much."""
 
 
 def decode_picture(data: bytes, *, field: str, max_pixels: int, enough_pixels: int) -> PilImage:
@@ -45,6 +51,28 @@ def decode_picture(data: bytes, *, field: str, max_pixels: int, enough_pixels: i
     return pad_aspect(_reduce(_to_rgb(_upright(image)), enough_pixels))
 
 
+def decode_in_child(data: bytes, *, field: str, max_pixels: int, enough_pixels: int) -> tuple[dict[str, Any], bytes]:
+    """:func:`decode_picture` for ``context.run_in_child``: the size, and RGB bytes row by row."""
+    image = decode_picture(data, field=field, max_pixels=max_pixels, enough_pixels=enough_pixels)
+    return {"width": image.width, "height": image.height}, image.tobytes()
+
+
+def from_child(size: Mapping[str, Any], pixels: bytes | bytearray, *, field: str) -> PilImage:
+    """Make a picture of what :func:`decode_in_child` gave, believing none of it.
+
+    Raises:
+        InvalidInput: size and bytes do not fit.
+    """
+    from PIL import Image
+
+    width, height = size.get("width"), size.get("height")
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise InvalidInput(field, "could not be decoded")
+    if 3 * width * height != len(pixels):
+        raise InvalidInput(field, "could not be decoded")
+    return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+
+
 def pad_aspect(image: PilImage, max_aspect: int = MAX_ASPECT) -> PilImage:
     """Widen a very long or very tall RGB picture with white, so that no side is over ``max_aspect`` times the other."""
     from PIL import Image
@@ -61,19 +89,18 @@ def pad_aspect(image: PilImage, max_aspect: int = MAX_ASPECT) -> PilImage:
 def _open(data: bytes, field: str, max_pixels: int) -> PilImage:
     from PIL import Image
 
+    check_file(data, field)
     Image.init()
     built = [name for name in FORMATS if name in Image.OPEN]  # a Pillow may have been built without some
     try:
         image = Image.open(BytesIO(data), formats=built)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(field, f"the picture has more than {max_pixels / 1e6:g} million pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as above; AVIF's raises RuntimeError
         raise InvalidInput(field, "not a picture in JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF format") from error
-    if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height} pixels"
-        raise InvalidInput(field, f"the picture has {size}, more than {max_pixels / 1e6:g} million")
-    if not image.width or not image.height:
-        raise InvalidInput(field, "the picture is empty")
+    check_size(image, field, max_pixels)
     return image
 
 
@@ -104,13 +131,23 @@ def _to_8_bits(image: PilImage) -> PilImage:
     import numpy as np
     from PIL import Image
 
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=255.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
+    deep = np.asarray(image)
+    bands = [slice(at, at + _BAND_ROWS) for at in range(0, len(deep), _BAND_ROWS)]
+
+    def grey(band: slice) -> NDArray[np.float64]:
+        return np.nan_to_num(deep[band].astype(np.float64), posinf=255.0, neginf=0.0)
+
+    low = min(float(grey(band).min()) for band in bands)
+    high = max(float(grey(band).max()) for band in bands)
+    offset, scale = 0.0, 1.0
     if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high < 65536):
-        grey /= 257
+        scale = 1 / 257
     elif low < 0 or high > 255:
-        grey = (grey - low) * (255 / (high - low))
-    return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+        offset, scale = low, 255 / (high - low)
+    flat = np.empty(deep.shape, dtype=np.uint8)
+    for band in bands:
+        flat[band] = ((grey(band) - offset) * scale).clip(0, 255).round()
+    return Image.fromarray(flat)
 
 
 def _reduce(image: PilImage, enough_pixels: int) -> PilImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ from aiservices.handlers.generation import (
     TopP,
     Usage,
 )
-from aiservices.handlers.pictures import decode_picture
+from aiservices.handlers.pictures import decode_in_child, from_child
 from aiservices.handlers.text_service import Loaded, TextService
 from aiservices.handlers.torch_runtime import import_lock
 
@@ -109,14 +110,21 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
             raise InvalidInput("$.image_url", "has to be an http, https or data: URL")
 
     async def preprocess(self, input: DescribeImageInput, context: Context) -> GenerationRequest:
-        """Fetch the picture, and decode and tokenise it in the pool.
+        """Fetch the picture, and decode it in a child and tokenise it in the pool.
 
         Raises:
             FetchError: the picture could not be downloaded.
             InvalidInput: it is none, or the prompt is too long; naming the field.
         """
         data = await context.fetch(input.image_url, field="$.image_url", kind="image")
-        return await context.run_in_pool(self._read, input, data)
+        size, pixels = await context.run_in_child(
+            decode_in_child,
+            data,
+            field="$.image_url",
+            max_pixels=self.options.max_pixels,
+            enough_pixels=self._reader.max_pixels,
+        )
+        return await context.run_in_pool(self._read, input, size, pixels)
 
     def postprocess(self, result: Generated) -> DescribeImageOutput:
         """Shape the output."""
@@ -143,12 +151,8 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
 
         return [self._request(DescribeImageInput("", max_new_tokens=2), Image.new("RGB", (64, 64), "grey"))]
 
-    def _read(self, request: DescribeImageInput, data: bytes) -> GenerationRequest:
-        enough_pixels = self._reader.max_pixels
-        image = decode_picture(
-            data, field="$.image_url", max_pixels=self.options.max_pixels, enough_pixels=enough_pixels
-        )
-        return self._request(request, image)
+    def _read(self, request: DescribeImageInput, size: Mapping[str, Any], pixels: bytearray) -> GenerationRequest:
+        return self._request(request, from_child(size, pixels, field="$.image_url"))
 
     def _request(self, request: DescribeImageInput, image: PilImage) -> GenerationRequest:
         checkpoint = self.loaded.checkpoint
@@ -186,7 +190,9 @@ class PictureReader:
             from transformers import AutoImageProcessor
         auto: Any = AutoImageProcessor
         try:
-            self._processor: Any = auto.from_pretrained(model_dir, local_files_only=True, backend="pil")
+            self._processor: Any = auto.from_pretrained(
+                model_dir, trust_remote_code=False, local_files_only=True, backend="pil"
+            )
         except (OSError, ValueError) as error:
             raise ServiceError("the checkpoint has no image processor (preprocessor_config.json)") from error
         model: Any = checkpoint.model

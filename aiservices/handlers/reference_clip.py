@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -51,6 +52,35 @@ class Reference:
     samples: audio.Samples
     sample_rate: int
     digest: str
+
+
+def decode_in_child(data: bytes, *, field: str = PROMPT_FIELD) -> tuple[dict[str, Any], bytes]:
+    """:func:`read_reference` for ``context.run_in_child``: the sample rate, and float32 samples."""
+    reference = read_reference(data)
+    return {"sample_rate": reference.sample_rate}, reference.samples.tobytes()
+
+
+def from_child(sound: Mapping[str, Any], samples: bytes | bytearray, data: bytes) -> Reference:
+    """Make a reference of what :func:`decode_in_child` gave, believing none of it.
+
+    Args:
+        sound: what it said of the samples.
+        samples: float32, mono.
+        data: the caller's file.
+
+    Raises:
+        InvalidInput: rate, length or values are out of bounds.
+    """
+    import numpy as np
+
+    rate = sound.get("sample_rate")
+    low, high = REFERENCE_RATES_HZ
+    if not isinstance(rate, int) or not low <= rate <= high or len(samples) % 4:
+        raise InvalidInput(PROMPT_FIELD, "could not be decoded")
+    mono = np.frombuffer(samples, dtype=np.float32)
+    if not len(mono) <= rate * REFERENCE_MAX_S or not np.isfinite(mono).all():
+        raise InvalidInput(PROMPT_FIELD, "could not be decoded")
+    return Reference(mono, rate, hashlib.sha256(data).hexdigest())
 
 
 def read_reference(data: bytes) -> Reference:

@@ -11,7 +11,7 @@ import attrs
 from aiservices.errors import InvalidInput
 from aiservices.handler import Context, Handler
 from aiservices.handlers import audio
-from aiservices.handlers.reference_clip import PROMPT_FIELD, Reference, read_reference
+from aiservices.handlers.reference_clip import PROMPT_FIELD, Reference, decode_in_child, from_child
 from aiservices.handlers.speech_contract import EngineName, TextToSpeechInput, TextToSpeechOutput
 from aiservices.handlers.speech_encoding import MEDIA_TYPES, AudioFormat, fitting_rate, write_audio
 
@@ -94,7 +94,8 @@ class TextToSpeechHandler(Handler[TextToSpeechInput, TextToSpeechOutput]):
         if input.audio_prompt_url is None:
             return SpeechRequest(input, None)
         data = await context.fetch(input.audio_prompt_url, field=PROMPT_FIELD, kind="audio")
-        return SpeechRequest(input, await context.run_in_pool(read_reference, data))
+        sound, samples = await context.run_in_child(decode_in_child, data, field=PROMPT_FIELD)
+        return SpeechRequest(input, await context.run_in_pool(from_child, sound, samples, data))
 
     def postprocess(self, result: Speech) -> TextToSpeechOutput:
         """Set the sample rate and encode."""

@@ -7,16 +7,22 @@
 ``output``         what a job made
 ``job``            one job, and its one way to end
 ``queue``          the jobs that wait, in order
+``records``        between jobs and the journal
+``announcer``      makes an end known
+``limits``         when a job has waited or run too long
 ``retention``      how long ended jobs are remembered
 ``signal``         wakes whoever waits for a job
 ``manager``        all jobs of a service
+``restorer``       the jobs of an earlier process
 =================  ==================================================================================================
 """
 
 from aiservices.jobs.job import Job
 from aiservices.jobs.manager import JobManager
 from aiservices.jobs.output import JobOutput, OutputFile
+from aiservices.jobs.records import JobRecords
 from aiservices.jobs.request import Destination, JobRequest, fingerprint
+from aiservices.jobs.restorer import Restorer
 from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
 
 __all__ = [
@@ -26,9 +32,11 @@ __all__ = [
     "Job",
     "JobManager",
     "JobOutput",
+    "JobRecords",
     "JobRequest",
     "JobStatus",
     "OutputFile",
+    "Restorer",
     "Stage",
     "fingerprint",
 ]

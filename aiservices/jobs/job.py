@@ -5,6 +5,7 @@ Stages, and who moves a job between them, always on the event loop::
     QUEUED -> PREPARING (-> STALLED) -> READY -> RUNNING -> FINISHING -> COMPLETED | FAILED | CANCELLED | TIMED_OUT
       |            |                      |         |           |            the pipeline moves it forward,
       +------------+----------------------+---------+-----------+--finish()--^
+    any that lives --leave()--> LEFT                 (SIGTERM with a journal: the next process goes on with it)
     FAILED | TIMED_OUT --JobManager.retry()--> QUEUED      (the same id and input, a new attempt)
 """
 
@@ -39,6 +40,10 @@ class Job:
         error: one line of text, for FAILED and TIMED_OUT.
         progress: 0 to 1, None until the handler reports some.
         submitted_at, started_at, ended_at: seconds of the event loop's clock.
+        recorded: whether the journal knows it.
+        memory_only: whether it could not be recorded although there is a journal.
+        position: of its acceptance, end or retry in the journal, whichever came last.
+        refused: why its acceptance could not be recorded; it was taken back then.
         timer: of the time to live, then of the time limit; None once it has ended.
     """
 
@@ -56,6 +61,10 @@ class Job:
     started_at: float | None = None
     ended_at: float | None = None
     timer: Timer | None = None
+    recorded: bool = False
+    memory_only: bool = False
+    position: int = 0
+    refused: str | None = None
     _has_ended: Signal = attrs.field(factory=Signal, repr=False, init=False)
     _has_news: Signal = attrs.field(factory=Signal, repr=False, init=False)
     _end_was_read: bool = False
@@ -106,9 +115,19 @@ class Job:
         made = self.output.size_bytes if self.output is not None else 0
         return self.request.input_bytes + made + self.stream.size_bytes
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What each of its lines in the log names; nothing of its input."""
+        named = {"service": self.service, "job": self.id}
+        if self.request.request_id:
+            named["request"] = self.request.request_id
+        if self.request.caller.key:
+            named["key"] = self.request.caller.key
+        return named
+
     def is_current(self, attempt: int) -> bool:
         """Whether that attempt is the one that may still end the job. Readable from any thread."""
-        return attempt == self.attempt and not self.stage.ended
+        return attempt == self.attempt and not self.stage.over
 
     def finish(
         self,
@@ -138,14 +157,30 @@ class Job:
         self._has_news.fire()
         return True
 
+    def leave(self) -> None:
+        """Leave the job to the next process, and wake everyone who waits for it in this one."""
+        self.jobs.left(self)
+        self.started_at = self.progress = None
+        self._has_ended.fire()
+        self._has_news.fire()
+
+    async def wait_recorded(self) -> None:
+        """Wait until the job's acceptance, or its end, survives the process; at once where there is no journal.
+
+        Raises:
+            Unavailable: the acceptance could not be recorded; there is no such job any more.
+        """
+        if self.recorded or self.refused is not None:
+            await self.jobs.records.wait(self)
+
     async def wait_end(self, timeout_s: float) -> None:
-        """Wait until it has ended or the time is up. The waiter's own end changes nothing for the job."""
-        if not self.ended:
+        """Wait until it is over or the time is up. The waiter's own end changes nothing for the job."""
+        if not self.stage.over:
             await self._has_ended.wait(self.jobs.timers, timeout_s)
 
     async def wait_news(self, timeout_s: float) -> None:
-        """Wait until it has ended, its stream has a chunk, or the time is up."""
-        if not (self.ended or len(self.stream)):
+        """Wait until it is over, its stream has a chunk, or the time is up."""
+        if not (self.stage.over or len(self.stream)):
             await self._has_news.wait(self.jobs.timers, timeout_s)
 
     def begin_again(self) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from aiservices.callers import Caller
 from aiservices.errors import Conflict, JobNotFound
+from aiservices.jobs import limits
 from aiservices.jobs.admission import Admission
+from aiservices.jobs.announcer import Announcer
 from aiservices.jobs.job import Job
-from aiservices.jobs.output import encode_status
 from aiservices.jobs.queue import JobQueue
 from aiservices.jobs.rate import CompletionRate
+from aiservices.jobs.records import JobRecords
 from aiservices.jobs.request import JobRequest
 from aiservices.jobs.retention import Retention
 from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
-from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
 from aiservices.timers import Timers
 from aiservices.webhooks import WebhookSender
-
-log = get_logger(__name__)
 
 
 class JobManager:
@@ -34,12 +34,21 @@ class JobManager:
         metrics: counts what is accepted and how it ends.
         webhooks: tells callers' servers of an end.
         worker_id: names this process in status objects.
+        records: told what happens to each job.
     """
 
-    def __init__(self, config: ServiceConfig, metrics: ServiceMetrics, webhooks: WebhookSender, worker_id: str) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        metrics: ServiceMetrics,
+        webhooks: WebhookSender,
+        worker_id: str,
+        records: JobRecords,
+    ) -> None:
         self.config = config
         self.service = config.name
         self.worker_id = worker_id
+        self.records = records
         self.timers = Timers()
         self.changed = asyncio.Event()
         """Set when a job is queued or ends: there is something to do for whoever works on jobs."""
@@ -49,14 +58,14 @@ class JobManager:
         """When the last live job ended, on the loop's clock."""
         self._metrics = metrics
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
-        self._webhooks = webhooks
+        self.announcer = Announcer(metrics, webhooks, records)
         self._jobs: dict[str, Job] = {}
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
         self._queue = JobQueue()
         self._rate = CompletionRate()
         self._admission = Admission(config, self._queue, self._rate)
         self._retention = Retention(config, self.timers, self._forget)
-        self._keys: dict[str, Job] = {}
+        self._keys: dict[tuple[str, str], Job] = {}  # by tenant and idempotency key
         self._sequence = 0
         self._interrupted = False
         self._idle = asyncio.Event()
@@ -85,25 +94,22 @@ class JobManager:
         """Jobs that have not ended."""
         return self.waiting_count + self.running_count
 
-    @property
-    def remembered_bytes(self) -> int:
-        """Memory held by the results of ended jobs."""
-        return self._retention.size_bytes
-
     # What callers do
 
-    def submit(self, request: JobRequest, *, model_ready: bool = True) -> Job:
+    def submit(self, request: JobRequest, raw: Mapping[str, Any], *, model_ready: bool = True) -> Job:
         """Accept a job, or return the one that has the same idempotency key.
 
         Args:
-            request: becomes the job's own.
+            request: with the checked input; becomes the job's own.
+            raw: the input as the caller sent it.
             model_ready: whether the model works, so that what was measured tells how long the job would wait.
 
         Raises:
             QueueFull: the queue's bound by count or bytes would be passed, or it would outlive its time to live there.
             Conflict: the idempotency key was used with another request.
+            Unavailable: it cannot be recorded now.
         """
-        known = self._keys.get(request.idempotency_key or "")
+        known = self._keys.get((request.caller.tenant, request.idempotency_key or ""))
         if known is not None:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
@@ -115,17 +121,29 @@ class JobManager:
             jobs=self,
             request=request,
             stream=StreamBuffer(request.stream_bytes or self.config.stream_buffer_bytes),
-            priority=(0 if request.is_warmup else 2 if request.low_priority else 1, self._sequence),
+            priority=(request.queue_class, self._sequence),
             submitted_at=self.now(),
         )
         if model_ready and not request.is_warmup:
             self._admission.check_wait(job)
-        self._jobs[job.id] = job
-        if request.idempotency_key is not None:
-            self._keys[request.idempotency_key] = job
-        self._counts[Stage.QUEUED] += 1
+        self.records.accepted(job, raw)
+        self._add(job)
         self._enqueue(job)
         return job
+
+    def restore(self, job: Job) -> None:
+        """Go on with a job of an earlier process; those that ended come in the order of their ends."""
+        self._sequence = max(self._sequence, job.priority[1])
+        self._add(job)
+        (self._retention.add if job.ended else self._enqueue)(job)
+
+    def refuse(self, job_ids: Sequence[str], reason: str) -> None:
+        """Take jobs back whose acceptance could not be recorded; ids of others are passed over."""
+        for job in [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]:
+            job.refused, job.recorded = reason, False
+            job.finish(Stage.CANCELLED)
+            self._retention.take_back(job)
+            self._forget(job)
 
     def get(self, job_id: str) -> Job:
         """Return a remembered job.
@@ -149,23 +167,32 @@ class JobManager:
         job = self.get(job_id)
         if job.status not in RETRYABLE:
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
+        if job.request.input is None:
+            raise Conflict("its input does not fit any more, or could not be read back")
         self._admission.check_room(job.request.input_bytes)
         self._retention.take_back(job)
         job.begin_again()
         self.move(job, Stage.QUEUED)
         self.retried_count += 1
         self._metrics.retried()
+        self.records.requeued(job)
         self._enqueue(job)
         return job
 
-    def purge(self) -> int:
-        """End every queued job as CANCELLED; return how many."""
-        return sum(job.finish(Stage.CANCELLED) for job in [*self._queue])
+    def purge(self, caller: Caller) -> int:
+        """End every queued job that the caller may see as CANCELLED; return how many."""
+        queued = [job for job in self._queue if caller.may_see(job.request.caller)]
+        return sum(job.finish(Stage.CANCELLED) for job in queued)
 
     def fail_all(self, error: str) -> None:
         """End every job that has not ended as FAILED with this reason."""
         for job in [*self._live()]:
             job.finish(Stage.FAILED, error=error)
+
+    def leave(self, *, running: bool) -> None:
+        """Leave recorded jobs to the next process: those that wait, and those that run only if told so."""
+        for job in [job for job in self._live() if job.recorded and (running or job.stage.waits)]:
+            job.leave()
 
     def queue_position(self, job: Job) -> int:
         """1 for the next job to be taken; 0 for one that does not wait."""
@@ -192,10 +219,11 @@ class JobManager:
         assert job.stage.waits, job.stage
         self._queue.remove(job)
         job.started_at = self.now()
+        self.records.started(job)
         if self.running_count == 0:
             self._rate.begin(job.started_at)
         self.move(job, Stage.RUNNING)
-        self._set_timer(job, job.timeout_s)
+        limits.limit_running(job, self.timers)
 
     def take_interrupted(self) -> bool:
         """Whether a job ended in the middle of its way since the last call."""
@@ -218,71 +246,55 @@ class JobManager:
             self._rate.end(self.now())
         self._interrupted |= interrupted and job.stage is not Stage.QUEUED
         self.move(job, stage)
-        self._clear_timer(job)
+        limits.lift(job)
         if job.status not in RETRYABLE:
             job.request.forget_input()
         self.ended_counts[job.status] += 1
         if self.live_count == 0:
             self.idle_since = self.now()
             self._idle.set()
-        self._announce(job)
+        self.records.ended(job)
+        self.announcer.ended(job)
         self._retention.add(job)
         self.changed.set()
 
-    def _announce(self, job: Job) -> None:
-        """Tell metrics, log and the caller's server."""
-        execution_s = None if job.started_at is None else job.execution_s
-        self._metrics.ended(job.status, job.delay_s, execution_s)
-        log.info(
-            "job.finished",
-            service=self.service,
-            job=job.id,
-            status=job.status.value,
-            delay_s=round(job.delay_s, 3),
-            execution_s=round(job.execution_s, 3),
-            error=job.error,
-        )
-        if job.request.webhook is not None:
-            size_bytes = job.output.size_bytes if job.output is not None else 0
-            encode = partial(encode_status, job.status_object(), job.output)
-            self._webhooks.send(job.request.webhook, encode, size_bytes, service=self.service, job_id=job.id)
+    def left(self, job: Job) -> None:
+        """Enter into the books that the next process goes on with a job; for :meth:`Job.leave` alone."""
+        if job.stage.waits:
+            self._queue.remove(job)
+        else:
+            self.records.requeued(job)
+        self._interrupted |= job.stage is not Stage.QUEUED
+        self.move(job, Stage.LEFT)
+        limits.lift(job)
+        if self.live_count == 0:
+            self._idle.set()
+        self.changed.set()
 
     def close(self) -> None:
         """Stop every timer."""
         self.timers.close()
 
     def _live(self) -> Iterator[Job]:
-        return (job for job in self._jobs.values() if not job.ended)
+        return (job for job in self._jobs.values() if not job.stage.over)
 
     # The queue
 
+    def _add(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        if job.request.idempotency_key is not None:
+            self._keys[job.request.caller.tenant, job.request.idempotency_key] = job
+        self._counts[job.stage] += 1
+
     def _enqueue(self, job: Job) -> None:
         self._queue.add(job)
-        self._set_timer(job, job.ttl_s)
+        limits.limit_waiting(job, self.timers)
         self._idle.clear()
         self._metrics.submitted()
         self.changed.set()
 
-    # Times
-
-    def _set_timer(self, job: Job, delay_s: float) -> None:
-        self._clear_timer(job)
-        job.timer = self.timers.call_later(delay_s, _time_out, job)
-
-    def _clear_timer(self, job: Job) -> None:
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
-
     def _forget(self, job: Job) -> None:
         del self._jobs[job.id]
         if job.request.idempotency_key is not None:
-            del self._keys[job.request.idempotency_key]
-
-
-def _time_out(job: Job) -> None:
-    if job.stage.waits:
-        error = f"not started within its time to live of {job.ttl_s:g} s"
-    else:
-        error = f"execution timed out after {job.timeout_s:g} s"
-    job.finish(Stage.TIMED_OUT, error=error)
+            del self._keys[job.request.caller.tenant, job.request.idempotency_key]
+        self.records.forgotten(job)

@@ -10,6 +10,9 @@ import attrs
 import msgspec
 from msgspec import Meta
 
+from aiservices.callers import ANYONE, Caller
+from aiservices.trace import Trace
+
 
 class Destination(msgspec.Struct, frozen=True, rename="camel"):
     """RunPod's ``s3Config``: the caller's own bucket for this job's files."""
@@ -38,7 +41,10 @@ class JobRequest:
         destination: the caller's bucket for the files of the output.
         stream_bytes: bound on the unread stream; None takes the service's.
         idempotency_key: the same key and request get the same job.
+        request_id: of the request that asked for it, for the log.
+        trace: the caller's, passed on to what the job asks of others.
         fingerprint: digest of the request, see :func:`fingerprint`; compared where there is a key.
+        caller: who asked; the job is its tenant's.
     """
 
     input: Any
@@ -50,12 +56,20 @@ class JobRequest:
     destination: Destination | None = None
     stream_bytes: int | None = None
     idempotency_key: str | None = None
+    request_id: str = ""
+    trace: Trace = attrs.field(factory=Trace)
     fingerprint: bytes = b""
+    caller: Caller = ANYONE
     is_warmup: bool = attrs.field(init=False)
     """Whether it is ``{"action": "warmup"}``, which loads the model and runs nothing."""
 
     def __attrs_post_init__(self) -> None:
         self.is_warmup = self.input.get("action") == "warmup"
+
+    @property
+    def queue_class(self) -> int:
+        """Which jobs go first, the smaller number before the larger: warm-ups, normal, low priority."""
+        return 0 if self.is_warmup else 2 if self.low_priority else 1
 
     def forget_input(self) -> None:
         """Let go of what only a run needs."""

@@ -29,6 +29,7 @@ class Stage(Enum):
         status: what callers see.
         waits: whether the model has not taken the job yet.
         ended: whether the job is over.
+        over: whether nothing more happens to it in this process: it ended, or the next one goes on with it.
     """
 
     QUEUED = ("queued", JobStatus.IN_QUEUE)
@@ -38,6 +39,8 @@ class Stage(Enum):
     READY = ("ready", JobStatus.IN_QUEUE)
     RUNNING = ("running", JobStatus.IN_PROGRESS)
     FINISHING = ("finishing", JobStatus.IN_PROGRESS)
+    LEFT = ("left", JobStatus.IN_QUEUE)
+    """Waits in the journal for the next process."""
     COMPLETED = ("completed", JobStatus.COMPLETED)
     FAILED = ("failed", JobStatus.FAILED)
     CANCELLED = ("cancelled", JobStatus.CANCELLED)
@@ -48,5 +51,6 @@ class Stage(Enum):
     def __init__(self, label: str, status: JobStatus) -> None:
         self.label = label
         self.status = status
-        self.waits = status is JobStatus.IN_QUEUE
+        self.waits = status is JobStatus.IN_QUEUE and label != "left"
         self.ended = status in ENDED
+        self.over = self.ended or label == "left"

@@ -39,6 +39,7 @@ def configure_logging(level: str = "info", log_format: LogFormat = "auto") -> No
         old.close()
     root.addHandler(_FromStandardLibrary(_writer))
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     for name in _TELLTALES:
         logging.getLogger(name).setLevel(max(root.level, logging.INFO))
     _writer.start(render_json if json_lines else console_renderer(), writing_to(sys.stderr))

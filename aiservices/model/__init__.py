@@ -1,6 +1,6 @@
 """One model of one service: its thread, its device, and where it is between COLD and STOPPED."""
 
-from aiservices.model.budget import MemoryBudget, Share, check_budget, full_name
+from aiservices.model.budget import MemoryBudget, check_budget, full_name
 from aiservices.model.device import check_memory, resolve_device
 from aiservices.model.lifecycle import LoadFailed, Model, ServiceState, option_folders
 from aiservices.model.thread import ModelThread
@@ -11,7 +11,6 @@ __all__ = [
     "Model",
     "ModelThread",
     "ServiceState",
-    "Share",
     "check_budget",
     "check_memory",
     "full_name",

@@ -23,18 +23,48 @@ class Share:
     """What one model holds of a device's memory.
 
     Attributes:
+        budget: whose share it is.
         gib: what it needs, as declared or, where that is more, as measured.
         idle_since: when its last job ended, on the loop's clock; None while it is in use or not loaded.
-        look: has the model's service ask :meth:`MemoryBudget.wants_back`.
+        look: has the model's service ask :meth:`wanted_back`.
         device: where it holds memory; None: nowhere.
         leaving: whether it gives way already.
     """
 
+    budget: MemoryBudget = attrs.field(repr=False)
     gib: float
     idle_since: Callable[[], float | None]
     look: Callable[[], None]
     device: str | None = None
     leaving: bool = False
+
+    async def take(self, device: str, say: Callable[[str], None]) -> None:
+        """Wait until the model may be loaded; others give way meanwhile.
+
+        Args:
+            device: as the model is told; the share holds memory of it afterwards.
+            say: told what is waited for.
+
+        Raises:
+            ServiceError: it needs more than the device's bound.
+        """
+        await self.budget.take(self, full_name(device), say)
+
+    def measured(self, gib: float) -> None:
+        """Note what the model took by its loading, which counts where it is more than declared."""
+        bound = self.budget.bound_gib(self.device)
+        self.gib = max(self.gib, gib if bound is None else min(gib, bound))  # or it could never be loaded again
+
+    def give_back(self) -> None:
+        """Note that the model was unloaded."""
+        device, self.device, self.leaving = self.device, None, False
+        if device is not None:
+            self.budget.look_again(device)
+
+    def wanted_back(self) -> bool:
+        """Whether the model, which nobody uses, has to give way now: it does then."""
+        self.leaving = self.leaving or self.budget.wants_back(self)
+        return self.leaving
 
 
 class MemoryBudget:
@@ -52,56 +82,43 @@ class MemoryBudget:
         """What the one whose turn it is needs, by device."""
         self._given_back: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
-    def add(self, share: Share) -> None:
-        """Note a model, which holds nothing yet."""
+    def share(self, gib: float, idle_since: Callable[[], float | None], look: Callable[[], None]) -> Share:
+        """Return the share of one more model, which holds nothing yet; see :class:`Share`."""
+        share = Share(budget=self, gib=gib, idle_since=idle_since, look=look)
         self._shares.append(share)
+        return share
+
+    def bound_gib(self, device: str | None) -> float | None:
+        """The bound of a device; None if it has none."""
+        return None if device is None else self._gib.get(device)
+
+    def look_again(self, device: str) -> None:
+        """Memory of a device was given back."""
+        self._given_back[device].set()
 
     async def take(self, share: Share, device: str, say: Callable[[str], None]) -> None:
-        """Wait until a model may be loaded; others give way meanwhile.
-
-        Args:
-            share: of the model; holds memory of the device afterwards.
-            device: as the model is told.
-            say: told what is waited for.
-
-        Raises:
-            ServiceError: it needs more than the device's bound.
-        """
-        device = full_name(device)
+        """Wait for a share's turn and for room; for :meth:`Share.take` alone."""
         bound = self._gib.get(device)
-        if bound is not None:
-            if share.gib > bound:
-                raise ServiceError(f"it needs {share.gib:g} GiB of {device}'s {bound:g} GiB (device_memory_gib)")
-            say(f"waiting for memory: {share.gib:g} GiB of {device}'s {bound:g} GiB, which other models use")
-            async with self._turns[device]:
-                await self._wait_for_room(share, device)
-                share.device = device  # before the next one's turn
-        share.device = device
-
-    def give_back(self, share: Share) -> None:
-        """Note that a model was unloaded."""
-        if share.device is not None:
-            self._given_back[share.device].set()
-        share.device, share.leaving = None, False
-
-    def measured(self, share: Share, gib: float) -> None:
-        """Note what a model took by its loading, which counts where it is more than declared."""
-        bound = self._gib.get(share.device or "", gib)
-        share.gib = max(share.gib, min(gib, bound))  # more than the bound could never be loaded again
+        if bound is None:
+            share.device = device
+            return
+        if share.gib > bound:
+            raise ServiceError(f"it needs {share.gib:g} GiB of {device}'s {bound:g} GiB (device_memory_gib)")
+        say(f"waiting for memory: {share.gib:g} GiB of {device}'s {bound:g} GiB, which other models use")
+        async with self._turns[device]:
+            await self._wait_for_room(share, device)
+            share.device = device  # before the next one's turn
 
     def wants_back(self, share: Share) -> bool:
-        """Whether a model that nobody uses has to give way now: it does then."""
-        if share.leaving or share.device not in self._wanted:
-            return share.leaving
+        """Whether who waits needs this idle share; for :meth:`Share.wanted_back` alone."""
+        if share.device not in self._wanted:
+            return False
         missing = self._missing(share.device, self._wanted[share.device])
         for other in self._idle(share.device):
-            if missing <= 0:
-                break
-            if other is share:
-                share.leaving = True
-                break
+            if missing <= 0 or other is share:
+                return missing > 0
             missing -= other.gib
-        return share.leaving
+        return False
 
     async def _wait_for_room(self, share: Share, device: str) -> None:
         self._wanted[device] = share.gib

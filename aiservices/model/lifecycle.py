@@ -24,7 +24,7 @@ from aiservices.errors import ModelBroken, ServiceError
 from aiservices.handler import Handler
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
-from aiservices.model.budget import MemoryBudget, Share
+from aiservices.model.budget import Share
 from aiservices.model.device import allocated_gib, check_memory, resolve_device
 from aiservices.model.thread import ModelThread, forget_model, keep_out_of_collections
 from aiservices.settings import ServiceConfig
@@ -59,8 +59,7 @@ class Model:
         store: fetches the files.
         load_slot: held while a model loads: one at a time, so that memory and imports do not race.
         metrics: of the service.
-        budget: where memory is shared out.
-        share: what the model holds of it.
+        share: of its device's memory.
     """
 
     def __init__(
@@ -70,7 +69,6 @@ class Model:
         store: ModelStore,
         load_slot: asyncio.Lock,
         metrics: ServiceMetrics,
-        budget: MemoryBudget,
         share: Share,
     ) -> None:
         self.state = ServiceState.COLD
@@ -84,7 +82,7 @@ class Model:
         self._store = store
         self._load_slot = load_slot
         self._metrics = metrics
-        self._budget, self._share = budget, share
+        self._share = share
         self._in_memory = False
         self._unloading: asyncio.Future[None] | None = None
         metrics.state(self.state)
@@ -103,16 +101,16 @@ class Model:
         try:
             model_dir, options = await self._fetch()
             device = await asyncio.wrap_future(self.thread.submit(partial(resolve_device, self._config.device)))
-            await self._budget.take(self._share, device, self._say)
+            await self._share.take(device, self._say)
             async with self._load_slot:
                 self.reason = "the model is being loaded"
                 self._in_memory = True
                 load = partial(self._load_here, model_dir, device, options)
-                self._budget.measured(self._share, await asyncio.wrap_future(self.thread.submit(load)))
+                self._share.measured(await asyncio.wrap_future(self.thread.submit(load)))
         except Exception as error:
             reason = self._why(error)
             await self.unload()
-            self._budget.give_back(self._share)
+            self._share.give_back()
             self._set(ServiceState.FAILED, reason)
             raise LoadFailed(reason) from None
         self._set(ServiceState.READY, None)
@@ -124,23 +122,21 @@ class Model:
         log.critical("service.broken", service=self._config.name, reason=reason)
         self._set(ServiceState.FAILED, reason)
 
-    async def rest(self, reason: str) -> None:
+    async def rest(self) -> None:
         """Unload a model that nobody uses; it is COLD then, and may be loaded again.
-
-        Args:
-            reason: why it is not READY meanwhile.
 
         Raises:
             ModelBroken: it did not unload in time, so its thread hangs.
         """
         began = time.monotonic()
-        self._set(ServiceState.UNLOADING, reason)
+        why = "another needs its memory" if self._share.leaving else f"nobody used it for {self._config.idle_s:g} s"
+        self._set(ServiceState.UNLOADING, f"the model is being unloaded: {why}")
         if not await self.unload():
             raise ModelBroken(f"the model hangs: it did not unload within {UNLOAD_TIMEOUT_S:g} s")
-        self._budget.give_back(self._share)
+        self._share.give_back()
         self._set(ServiceState.COLD, None)
         seconds = round(time.monotonic() - began, 3)
-        log.info("service.rests", service=self._config.name, reason=reason, seconds=seconds)
+        log.info("service.rests", service=self._config.name, reason=why, seconds=seconds)
 
     async def unload(self) -> bool:
         """Give the memory back, on the model's thread; that of a broken model is left to the end of the process.
@@ -168,7 +164,7 @@ class Model:
     async def close(self) -> None:
         """Unload and let the thread end."""
         await self.unload()
-        self._budget.give_back(self._share)
+        self._share.give_back()
         self.thread.stop()
         self._set(ServiceState.STOPPED, None)
 

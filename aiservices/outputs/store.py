@@ -9,6 +9,7 @@ answer ``{"output_url": …}``. If an upload fails, its job does.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -17,7 +18,8 @@ import msgspec
 from aiservices.errors import FetchError, InvalidInput, JobFailed
 from aiservices.jobs import Destination, Job, JobOutput, OutputFile
 from aiservices.logs import get_logger
-from aiservices.outputs.bucket import ENDPOINT_FIELD, Guard, Uploader, callers_bucket, own_bucket
+from aiservices.outputs.bucket import Uploader, own_bucket
+from aiservices.outputs.callers import ENDPOINT_FIELD, CallersBuckets, Putter
 from aiservices.outputs.encoding import encode_output, file_fields, is_small
 from aiservices.settings import OutputsConfig, S3Config
 
@@ -26,6 +28,17 @@ log = get_logger(__name__)
 WHOLE = "output"
 """Name of a whole answer that went to a bucket."""
 
+
+_EXTENSIONS: Mapping[str, str] = {
+    "application/json": ".json",
+    "audio/flac": ".flac",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
+    "audio/wav": ".wav",
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+}
+"""Of file names; for people only, the media type is stored beside the file."""
 
 LIGHT_BYTES = 256 * 1024
 """No small output is longer: a character takes at most 6 bytes of JSON, and names and numbers little."""
@@ -45,14 +58,15 @@ class OutputStore:
     Args:
         config: the bucket and the bounds.
         s3: stands in for what ``config`` leaves empty.
-        guard: of endpoints that callers name.
+        putter: sends to endpoints that callers name, through the guard.
     """
 
-    def __init__(self, config: OutputsConfig, s3: S3Config, guard: Guard) -> None:
+    def __init__(self, config: OutputsConfig, s3: S3Config, putter: Putter) -> None:
         self._config = config
         self._own = own_bucket(config, s3)
-        self._guard = guard
-        self._uploader = Uploader(config, guard)
+        self._putter = putter
+        self._callers = CallersBuckets(config, putter)
+        self._uploader = Uploader(config, self._own) if self._own else None
 
     def check(self, destination: Destination) -> None:
         """Refuse a caller's bucket at submission, as far as its text tells.
@@ -61,9 +75,11 @@ class OutputStore:
             InvalidInput: naming the field.
         """
         try:
-            self._guard.check_url(destination.endpoint_url, field=ENDPOINT_FIELD)
+            self._putter.check_url(destination.endpoint_url, field=ENDPOINT_FIELD)
         except FetchError as error:
             raise InvalidInput(error.field, error.reason) from None
+        if any(mark in destination.endpoint_url for mark in "?#"):
+            raise InvalidInput(ENDPOINT_FIELD, "holds a query or a fragment")
 
     def pack_light(self, output: Any, destination: Destination | None) -> JobOutput | None:
         """Encode an output on the loop, if that takes microseconds and none of it goes to a bucket; else None.
@@ -105,25 +121,33 @@ class OutputStore:
         Raises:
             JobFailed: an upload failed; says why, without any secret.
         """
-        destination = job.request.destination
-        bucket = callers_bucket(destination) if destination else self._own
-        assert bucket is not None
-        folder = "/".join(filter(None, (bucket.prefix.strip("/"), job.service, job.id)))
-        began = time.monotonic()
+        destination, began = job.request.destination, time.monotonic()
         try:
-            urls = await self._uploader.upload(bucket, folder, packed.leaves)
-        except Exception as error:
-            reason = self._uploader.in_words(error)
-            log.warning("output.not_stored", service=job.service, job=job.id, bucket=bucket.name, reason=reason)
-            raise JobFailed(f"the output could not be stored in the bucket {bucket.name!r}: {reason}") from None
+            if destination is None:
+                urls = await self._to_own_bucket(packed.leaves, job)
+            else:
+                key_of = _keys(destination.object_path, job)
+                urls = await self._callers.upload(destination, packed.leaves, key_of)
+        except JobFailed as error:
+            bucket = destination.bucket_name if destination else self._config.bucket
+            log.warning("output.not_stored", **job.log_fields, bucket=bucket, reason=str(error))
+            raise JobFailed(f"the output could not be stored in the bucket {bucket!r}: {error}") from None
         size, seconds = sum(len(file.data) for file in packed.leaves), round(time.monotonic() - began, 3)
-        log.info("output.stored", service=job.service, job=job.id, bytes=size, seconds=seconds)
+        log.info("output.stored", **job.log_fields, bytes=size, seconds=seconds)
         fields = msgspec.json.encode({**msgspec.json.decode(packed.stays.fields), **urls})
         return JobOutput(fields, packed.stays.files)
 
     def close(self) -> None:
         """Stop what still uploads."""
-        self._uploader.close()
+        if self._uploader is not None:
+            self._uploader.close()
+
+    async def _to_own_bucket(self, files: tuple[OutputFile, ...], job: Job) -> dict[str, str]:
+        assert self._uploader is not None
+        try:
+            return await self._uploader.upload(files, _keys(self._config.prefix, job))
+        except Exception as error:
+            raise JobFailed(self._uploader.in_words(error)) from None
 
     def _bounded(self, made: JobOutput) -> JobOutput:
         limit = self._config.max_output_bytes
@@ -133,3 +157,9 @@ class OutputStore:
                 " (s3Config of the job, or [outputs] bucket)"
             )
         return made
+
+
+def _keys(folder: str, job: Job) -> Callable[[OutputFile], str]:
+    """Return what gives each file of a job its key in a bucket."""
+    start = "/".join(filter(None, (folder.strip("/"), job.service, job.id)))
+    return lambda file: f"{start}/{file.name}{_EXTENSIONS.get(file.media_type, '')}"

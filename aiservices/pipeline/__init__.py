@@ -6,9 +6,11 @@
 ``model_rows``  the rows that the model's thread has
 ``driver``      the steps of the handler on the model's thread
 ``calls``       calls from any thread to the event loop
+``rest``        when a model that nobody uses gives its memory back
 ==============  ====================================================================================
 """
 
-from aiservices.pipeline.pipeline import Pipeline, Tools
+from aiservices.pipeline.pipeline import Pipeline
+from aiservices.pipeline.row import Tools
 
 __all__ = ["Pipeline", "Tools"]

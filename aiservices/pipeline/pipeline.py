@@ -16,25 +16,22 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-import attrs
 import msgspec
 
 from aiservices.errors import JobFailed, contained
-from aiservices.fetch import Fetcher
 from aiservices.handler import Handler, Task
 from aiservices.jobs import Destination, Job, JobManager, JobOutput, Stage
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
-from aiservices.outputs import OutputStore, Packed
+from aiservices.outputs import Packed
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
-from aiservices.pipeline.row import Row, Surroundings
+from aiservices.pipeline.rest import Rest
+from aiservices.pipeline.row import Row, Surroundings, Tools
 from aiservices.settings import ServiceConfig
-from aiservices.timers import Timer
 
 STALLED_AFTER_S = 1.0
 """A job that prepares for longer gives its place among ``prefetch`` to another."""
@@ -43,21 +40,6 @@ STALLED_PER_PLACE = 4
 """How many jobs may be STALLED, for each place of ``prefetch``."""
 
 WARMED_UP = msgspec.json.encode({"state": "READY"})
-
-
-@attrs.frozen(kw_only=True)
-class Tools:
-    """What a pipeline works with.
-
-    Attributes:
-        fetcher: guarded download.
-        outputs: encodes what a handler gave, large files by way of a bucket.
-        pool: threads for preprocessing and postprocessing.
-    """
-
-    fetcher: Fetcher
-    outputs: OutputStore
-    pool: Executor
 
 
 class Pipeline:
@@ -86,7 +68,9 @@ class Pipeline:
         self._jobs = jobs
         self._outputs = tools.outputs
         self._calls = LoopCalls()
-        self._surroundings = Surroundings(fetcher=tools.fetcher, pool=tools.pool, calls=self._calls)
+        self._surroundings = Surroundings(
+            fetcher=tools.fetcher, pool=tools.pool, children=tools.children, calls=self._calls
+        )
         self._on_model = ModelRows(handler, config, jobs, thread, self._calls, metrics)
         self._prepares = type(handler).preprocess is not Handler.preprocess
         self._shapes = type(handler).postprocess is not Handler.postprocess
@@ -95,15 +79,21 @@ class Pipeline:
         """Rows that may join the model: a heap by priority, which no two share."""
         self._at_work: set[Row] = set()
         """Rows that are being prepared or finished."""
+        self._sending = 0
+        """Rows whose output is on its way to a caller's own bucket."""
         self._companions_until: float | None = None
         self._running = False
-        self._ready_at = 0.0
-        self._rest_timer: Timer | None = None
+        self._rest = Rest(config.idle_s, jobs)
 
     @property
     def empty(self) -> bool:
         """Whether nothing is on the model, being prepared or being finished."""
         return not self._on_model and not self._at_work
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last job ended, on the loop's clock; None while the model is in use or not loaded."""
+        return self._jobs.idle_since if self._running and self.empty and not self._jobs.live_count else None
 
     async def run(self, gives_way: Callable[[], bool] = bool) -> None:
         """Move jobs along until cancelled, or until nobody has used the model for ``idle_s``.
@@ -115,30 +105,21 @@ class Pipeline:
             ModelBroken: the device is beyond repair, or the model's thread hangs.
         """
         self._calls.bind()
-        self._running, self._ready_at = True, self._jobs.now()
+        self._running = True
+        self._rest.begin()
         try:
             while True:
                 self._let_go()
                 self._settle()
                 self._begin_preparing()
                 self._fill_model()
-                if not self._jobs.live_count and self.empty and (gives_way() or self._was_idle_long()):
+                if self.empty and self._rest.due(gives_way):
                     return
                 await self._jobs.changed.wait()
                 self._jobs.changed.clear()
         finally:
             self._running = False
             await self._stop()
-
-    def _was_idle_long(self) -> bool:
-        """Whether nobody has used the model for ``idle_s``; wakes up again then, if it is not so long yet."""
-        idle_s = self._config.idle_s
-        if idle_s == 0:
-            return False
-        left_s = max(self._ready_at, self._jobs.idle_since) + idle_s - self._jobs.now()
-        if left_s > 0 and (self._rest_timer is None or not self._rest_timer.active):
-            self._rest_timer = self._jobs.timers.call_later(left_s, asyncio.Event.set, self._jobs.changed)
-        return left_s <= 0
 
     async def _stop(self) -> None:
         """Stop preparing and finishing, and forget every row."""
@@ -233,8 +214,11 @@ class Pipeline:
             self._begin_preparing()
 
     def _room(self) -> int:
-        """How many rows may join now; a slow end must not pile up results."""
-        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING))
+        """How many rows may join now; a slow end must not pile up results.
+
+        What goes to a caller's bucket is not counted, or a silent store would hold the model: its bytes are bounded.
+        """
+        return min(self._on_model.room, self._prefetch - self._jobs.count(Stage.FINISHING) + self._sending)
 
     def _awaits_companions(self) -> bool:
         """Whether an idle model waits for more, up to ``batch_wait_s`` after the first."""
@@ -273,8 +257,19 @@ class Pipeline:
     async def _finish(self, row: Row, result: Any) -> None:
         output = await row.run_in_pool(self._shape, result, row.job.request.destination)
         if isinstance(output, Packed):
-            output = await self._outputs.store(output, row.job)
+            del result  # the files are in the output now; what waits for a store is bounded by their bytes
+            output = await self._store(output, row.job)
         row.complete(output)
+
+    async def _store(self, packed: Packed, job: Job) -> JobOutput:
+        if job.request.destination is None:
+            return await self._outputs.store(packed, job)
+        self._sending += 1
+        self._jobs.changed.set()
+        try:
+            return await self._outputs.store(packed, job)
+        finally:
+            self._sending -= 1
 
     def _shape(self, result: Any, destination: Destination | None) -> JobOutput | Packed:
         return self._outputs.pack(self._handler.postprocess(result), destination)

@@ -16,12 +16,31 @@ from aiservices.fetch import Fetcher
 from aiservices.handler import MediaKind, Task
 from aiservices.jobs import Job, JobOutput, Stage
 from aiservices.logs import get_logger
+from aiservices.outputs import OutputStore
 from aiservices.pipeline.calls import LoopCalls
+from aiservices.sandbox import ChildFunction, Children
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 log = get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Tools:
+    """What a pipeline works with.
+
+    Attributes:
+        fetcher: guarded download.
+        outputs: encodes what a handler gave, large files by way of a bucket.
+        pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
+    """
+
+    fetcher: Fetcher
+    outputs: OutputStore
+    pool: Executor
+    children: Children
 
 
 @attrs.frozen(kw_only=True)
@@ -31,11 +50,13 @@ class Surroundings:
     Attributes:
         fetcher: guarded download.
         pool: threads for preprocessing and postprocessing.
+        children: processes for what may crash or hang.
         calls: reports from any thread.
     """
 
     fetcher: Fetcher
     pool: Executor
+    children: Children
     calls: LoopCalls
 
 
@@ -88,12 +109,19 @@ class Row:
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download a URL that the caller gave, through the guard."""
-        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes)
+        trace = self.job.request.trace
+        return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes, trace=trace)
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run CPU-heavy work in the pool."""
         work = partial(_contained, partial(function, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._surroundings.pool, work)
+
+    async def run_in_child(
+        self, function: ChildFunction, data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        """Run a function on untrusted bytes in a process that ends with the job."""
+        return await self._surroundings.children.run(function, data, field=field, **arguments)
 
     def complete(self, output: JobOutput) -> None:
         """End the job as COMPLETED, unless something else already ended it."""
@@ -106,7 +134,7 @@ class Row:
         else:
             text = f"internal error (job {self.job.id})"
             if self.current:
-                log.error("job.failed_unexpectedly", service=self.job.service, job=self.job.id, exc_info=error)
+                log.error("job.failed_unexpectedly", **self.job.log_fields, exc_info=error)
         self.job.finish(Stage.FAILED, attempt=self.attempt, error=text)
 
 

@@ -69,7 +69,7 @@ def test_the_nearer_setting_of_the_port_wins(
 ) -> None:
     seen: list[tuple[int, int | None]] = []
 
-    async def serve(config: Config, *, say: object, health_port: int | None = None) -> Exit:
+    async def serve(config: Config, *, say: object, health_port: int | None = None, **others: object) -> Exit:
         seen.append((config.server.port, health_port))
         return Exit.OK
 

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from aiservices.callers import ANYONE
 from aiservices.errors import InvalidInput
 from aiservices.jobs import Job, JobRequest, Stage
 from aiservices.registry import Registry
@@ -128,7 +129,7 @@ async def test_a_story_that_is_cancelled_in_the_middle_leaves_the_other_alone(
     held = hold_before_step(stories, monkeypatch, 3)
     stopped, goes_on = ask(stories, words=1000, seed=6), ask(stories, words=500, seed=5)
     assert await asyncio.to_thread(held.reached.wait, 10)
-    stories.cancel(stopped.id)
+    stories.cancel(stopped.id, ANYONE)
     held.go.set()
     assert await ended(stories, stopped, goes_on) == ["CANCELLED", "COMPLETED"]
     assert len(stopped.read_stream()) <= 3

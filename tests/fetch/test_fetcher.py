@@ -11,6 +11,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from aiservices.fetch import Fetcher, Refused
+from aiservices.trace import Trace
 from tests.fetch.helpers import (
     LOOPBACK,
     OK,
@@ -121,3 +122,17 @@ async def test_neither_log_nor_error_holds_the_secret_of_a_presigned_url(serve: 
     assert "5ec2e7" not in written
     assert "private.png" not in written
     assert "10.0.0.1" not in written
+
+
+async def test_a_download_is_a_child_of_the_jobs_trace(serve: Serve) -> None:
+    parents = []
+
+    async def answer(request: web.Request) -> web.Response:
+        parents.append(request.headers.get("traceparent"))
+        return web.Response(body=PNG)
+
+    url, trace = str(await serve(answer)), Trace()
+    async with fetching(LOOPBACK) as fetcher:
+        await fetcher.fetch(url, field="$.image_url", kind="image", trace=trace)
+        await fetcher.fetch(url, field="$.image_url", kind="image")
+    assert [parent and parent.split("-")[1] for parent in parents] == [trace.trace_id, None]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import threading
 from collections.abc import AsyncIterator
 
 import attrs
 import pytest
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 
 from aiservices.fetch import Fetcher, Refused
-from aiservices.fetch.refusal import Refusal
-from aiservices.loops import LoopThread
 from aiservices.settings import FetchConfig
 from tests.fetch.helpers import (
     LOOPBACK,
@@ -138,76 +133,9 @@ async def system_fetcher() -> AsyncIterator[Fetcher]:
     await fetcher.close()
 
 
-@pytest.mark.parametrize("starts_before", [0, 2, None], ids=["started", "starts between", "never starts"])
-async def test_other_clients_share_the_fetchers_lookup_and_leave_nothing_behind(
-    system_fetcher: Fetcher, starts_before: int | None
-) -> None:
-    before = dns_threads()
-    resolvers: list[AbstractResolver] = []
-    for nth in range(6):
-        if nth == starts_before:
-            await system_fetcher.start()
-        resolvers.append(system_fetcher.guarded_resolver())
-        assert await resolvers[-1].resolve("localhost", 80)
-        await resolvers[-1].close()
-    threads = dns_threads() - before
-    assert 0 < len(threads) <= 2, "the threads of one pool"
-    await system_fetcher.close()
-    for thread in threads:
-        await asyncio.to_thread(thread.join, 5)
-        assert not thread.is_alive()
-
-
-async def test_closing_one_clients_resolver_leaves_the_lookup_to_the_others(
-    serve: Serve, system_fetcher: Fetcher
-) -> None:
-    url = (await serve(answering(PNG))).with_host("localhost")
-    await system_fetcher.start()
-    resolver, other = system_fetcher.guarded_resolver(), system_fetcher.guarded_resolver()
-    await resolver.close()
-    assert await other.resolve("localhost", 80)
-    assert await system_fetcher.fetch(str(url), field="$.image_url", kind="image") == PNG
-
-
-async def test_a_guarded_resolver_works_on_another_loop_at_the_same_time(system_fetcher: Fetcher) -> None:
-    async def look_up() -> list[ResolveResult]:
-        resolver = system_fetcher.guarded_resolver()
-        try:
-            return await resolver.resolve("localhost", 80, socket.AF_INET)
-        finally:
-            await resolver.close()
-
-    other = LoopThread("other")
-    try:
-        found = await asyncio.gather(look_up(), other.run(look_up()), look_up(), other.run(look_up()))
-    finally:
-        other.close()
-    assert [{one["host"] for one in each} for each in found] == [{"127.0.0.1"}] * 4
-
-
-async def test_a_guarded_resolver_refuses_what_the_fetcher_refuses() -> None:
-    async with fetching(names=Names({"inside.test": [["10.0.0.1"]]})) as fetcher:
-        resolver = fetcher.guarded_resolver()
-        with pytest.raises(Refusal, match="resolves to a private address"):
-            await resolver.resolve("inside.test", 80)
-        await resolver.close()
-
-
-async def test_a_lookup_after_the_fetcher_closed_fails_as_a_lookup(system_fetcher: Fetcher) -> None:
-    await system_fetcher.start()
-    resolver = system_fetcher.guarded_resolver()
-    await system_fetcher.close()
-    before = dns_threads()
-    for late in (resolver, system_fetcher.guarded_resolver()):
-        with pytest.raises(OSError, match="closed"):
-            await late.resolve("localhost", 80)
-    assert not dns_threads() - before
-
-
 async def test_a_fetcher_that_starts_again_looks_names_up_again(serve: Serve, system_fetcher: Fetcher) -> None:
     url = str((await serve(answering(PNG))).with_host("localhost"))
     for _ in range(2):
         await system_fetcher.start()
-        assert await system_fetcher.guarded_resolver().resolve("localhost", 80)
         assert await system_fetcher.fetch(url, field="$.image_url", kind="image") == PNG
         await system_fetcher.close()

@@ -47,6 +47,12 @@ class FakeContext:
         self.fetched.append((url, field, kind))
         return self.clip
 
+    async def run_in_child(
+        self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
+    ) -> tuple[dict[str, Any], bytearray]:
+        result, body = function(data, field=field, **arguments)
+        return result, bytearray(body)
+
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(function, *args, **kwargs)
 

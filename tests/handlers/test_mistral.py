@@ -254,3 +254,8 @@ def test_the_demo_writes_sixteen_listings_at_once_as_it_writes_each_alone() -> N
         for listing, (_, ware) in zip(listings, wares * 4, strict=True)
     ].count(True) >= 12
     demo.unload()
+
+
+def test_control_characters_in_a_category_are_refused_before_a_grammar_is_compiled() -> None:
+    with pytest.raises(InvalidInput, match=r"\$\.categories\[1\]: control characters are not allowed"):
+        GenerateDescription().validate(GenerateDescriptionInput("A mug.", categories=["Tea", "\x01" * 80]))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from aiservices.callers import ANYONE
 from aiservices.errors import Conflict, JobFailed, JobNotFound, QueueFull
 from aiservices.handler import Task
 from aiservices.jobs import Job, JobRequest, fingerprint
@@ -17,7 +18,7 @@ async def test_purge_ends_the_queued_jobs_only() -> None:
         first = ask(service, "first")
         await until(handler.entered.is_set)
         waiting = [ask(service, "later") for _ in range(3)]
-        assert service.purge() == 3
+        assert service.purge(ANYONE) == 3
         handler.gate.set()
         assert await ended(service, first, *waiting) == ["COMPLETED", *["CANCELLED"] * 3]
 
@@ -69,11 +70,11 @@ async def test_a_failed_job_can_be_retried_and_a_completed_one_cannot() -> None:
         job = ask(service, "a")
         assert await ended(service, job) == ["FAILED"]
         assert job.error == "try again"
-        service.retry(job.id)
+        service.retry(job.id, ANYONE)
         assert await ended(service, job) == ["COMPLETED"]
         assert service.status(job)["retries"] == 1
         with pytest.raises(Conflict, match="COMPLETED"):
-            service.retry(job.id)
+            service.retry(job.id, ANYONE)
 
 
 async def test_one_idempotency_key_brings_one_job() -> None:
@@ -114,11 +115,11 @@ async def test_results_are_forgotten_by_count_and_by_time() -> None:
     async with running(Upper(), keep_results=2, keep_results_s=0.05) as service:
         jobs = [ask(service, "a") for _ in range(4)]
         await ended(service, *jobs)
-        assert service._jobs.remembered_bytes <= 2 * jobs[0].size_bytes
-        await until(lambda: service._jobs.remembered_bytes == 0)
+        assert service._jobs._retention.size_bytes <= 2 * jobs[0].size_bytes
+        await until(lambda: service._jobs._retention.size_bytes == 0)
         for job in jobs:
             with pytest.raises(JobNotFound, match="not found or expired"):
-                service.get(job.id)
+                service.get(job.id, ANYONE)
 
 
 async def test_a_job_that_was_retried_is_not_forgotten_while_it_waits() -> None:
@@ -132,9 +133,9 @@ async def test_a_job_that_was_retried_is_not_forgotten_while_it_waits() -> None:
         handler.entered.clear()
         running_one = ask(service, "a")
         await until(handler.entered.is_set)
-        service.retry(retried.id)
+        service.retry(retried.id, ANYONE)
         for _ in range(3):
-            service.cancel(ask(service, "b").id)
-        assert service.get(retried.id) is retried
+            service.cancel(ask(service, "b").id, ANYONE)
+        assert service.get(retried.id, ANYONE) is retried
         handler.gate.set()
         assert await ended(service, running_one, retried) == ["COMPLETED", "FAILED"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiservices.errors import QueueFull
-from aiservices.jobs import Job, JobManager, JobRequest, Stage, fingerprint
+from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, Stage, fingerprint
 from aiservices.jobs.rate import WINDOW_JOBS, CompletionRate
 from aiservices.settings import ServiceConfig
 from tests.fakes import make_shared
@@ -24,7 +24,7 @@ def loop() -> Iterator[TurnedLoop]:
 def jobs() -> JobManager:
     shared = make_shared()
     config = ServiceConfig(name="fake", handler="tests.fakes:Upper", queue_size=20)
-    return JobManager(config, shared.metrics.service("fake"), shared.webhooks, "worker")
+    return JobManager(config, shared.metrics.service("fake"), shared.webhooks, "worker", JobRecords(None))
 
 
 class Machine:
@@ -35,13 +35,13 @@ class Machine:
 
     def submit(self, *, model_ready: bool = True, **fields: Any) -> Job:
         async def submit() -> Job:
-            return self.jobs.submit(JobRequest(input={}, **fields), model_ready=model_ready)
+            return self.jobs.submit(JobRequest(input={}, **fields), {}, model_ready=model_ready)
 
         return self.loop.run_until_complete(submit())
 
     def work(self, count: int, seconds: float = 2.0) -> None:
         async def begin() -> Job:
-            job = self.jobs.submit(JobRequest(input={}))
+            job = self.jobs.submit(JobRequest(input={}), {})
             self.jobs.start(job)
             return job
 

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from aiservices.errors import ConfigError, InvalidInput
-from aiservices.model import MemoryBudget, ServiceState, Share, check_budget
+from aiservices.model import MemoryBudget, ServiceState, check_budget
 from aiservices.service import Service
 from aiservices.settings import Config, ServerConfig, ServiceConfig
 from tests.fakes import Gated, make_shared
@@ -147,15 +147,14 @@ async def test_a_load_that_fails_and_a_wait_that_is_broken_off_leave_nothing_tak
 
 async def test_what_was_measured_counts_where_it_is_more() -> None:
     budget = MemoryBudget({"cuda:0": 10})
-    share = Share(gib=4, idle_since=lambda: None, look=lambda: None)
-    budget.add(share)
-    await budget.take(share, "cuda", lambda reason: None)
+    share = budget.share(4, idle_since=lambda: None, look=lambda: None)
+    await share.take("cuda", lambda reason: None)
     assert share.device == "cuda:0"
-    budget.measured(share, 3)
+    share.measured(3)
     assert share.gib == 4
-    budget.measured(share, 7)
+    share.measured(7)
     assert share.gib == 7
-    budget.measured(share, 30)
+    share.measured(30)
     assert share.gib == 10
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aiservices.callers import ANYONE
 from aiservices.errors import InvalidInput, Unavailable
 from aiservices.handler import Task
 from aiservices.jobs import JobRequest
@@ -76,7 +77,7 @@ async def test_a_model_in_use_stays_however_long_a_job_takes() -> None:
         await until(handler.entered.is_set)
         await asyncio.sleep(3 * SOON_S)
         assert service.state is ServiceState.READY
-        service.cancel(job.id)  # the job has ended, but the model still works on it
+        service.cancel(job.id, ANYONE)  # the job has ended, but the model still works on it
         await asyncio.sleep(3 * SOON_S)
         assert service.state is ServiceState.READY
         handler.gate.set()

@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 import aiservices
+from aiservices.callers import ANYONE
 from aiservices.errors import JobFailed, Unavailable
 from aiservices.handler import Task
 from aiservices.jobs import JobRequest
@@ -180,6 +181,6 @@ async def test_retrying_a_failed_warm_up_loads_again() -> None:
     async with running(Later(), load="first_use") as service:
         job = service.submit(JobRequest(input={"action": "warmup"}))
         assert await ended(service, job) == ["FAILED"]
-        service.retry(job.id)
+        service.retry(job.id, ANYONE)
         assert await ended(service, job) == ["COMPLETED"]
         assert service.state is ServiceState.READY

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from aiservices.callers import ANYONE
 from aiservices.errors import InvalidInput
 from aiservices.handler import Context
 from aiservices.jobs import JobStatus, Stage
@@ -50,7 +51,7 @@ async def test_cancelling_a_job_stops_its_preprocessing() -> None:
         job = ask(service, "a")
         await began.wait()
         assert job.status is JobStatus.IN_QUEUE
-        service.cancel(job.id)
+        service.cancel(job.id, ANYONE)
         async with asyncio.timeout(LIMIT_S):
             await stopped.wait()
 
@@ -152,7 +153,7 @@ async def test_the_interruption_of_an_earlier_attempt_does_not_end_the_retry() -
         job = ask(service, "slow")
         await until(lambda: job.stage is Stage.PREPARING)
         job.finish(Stage.TIMED_OUT, error="its time was up")
-        service.retry(job.id)  # before the work of the first attempt has been stopped
+        service.retry(job.id, ANYONE)  # before the work of the first attempt has been stopped
         await until(lambda: job.stage is Stage.PREPARING)
         for _ in range(10):
             await asyncio.sleep(0)

@@ -9,6 +9,7 @@ import attrs
 import pytest
 from structlog.testing import capture_logs
 
+from aiservices.callers import ANYONE
 from aiservices.errors import Unavailable
 from aiservices.handler import Context, Handler, Task
 from aiservices.jobs import JobStatus, Stage
@@ -38,7 +39,7 @@ async def test_a_cancelled_caller_leaves_its_batch_companions_alone() -> None:
     async with running(handler, batch_wait_s=0.02) as service:
         jobs = [ask(service, text) for text in ("a", "b", "c")]
         await until(handler.entered.is_set)
-        service.cancel(jobs[1].id)
+        service.cancel(jobs[1].id, ANYONE)
         assert jobs[1].status is JobStatus.CANCELLED
         handler.gate.set()
         assert await ended(service, *jobs) == ["COMPLETED", "CANCELLED", "COMPLETED"]
@@ -51,7 +52,7 @@ async def test_a_cancelled_queued_job_never_reaches_the_model() -> None:
         first = ask(service, "first")
         await until(handler.entered.is_set)
         second, third = ask(service, "second"), ask(service, "third")
-        service.cancel(second.id)
+        service.cancel(second.id, ANYONE)
         handler.gate.set()
         assert await ended(service, first, second, third) == ["COMPLETED", "CANCELLED", "COMPLETED"]
         assert handler.batches == [["first"], ["third"]]
@@ -66,7 +67,7 @@ async def test_a_running_batch_job_times_out_at_once_and_its_late_result_is_drop
         handler.gate.set()
         assert await ended(service, patient) == ["COMPLETED"]
         assert hasty.status is JobStatus.TIMED_OUT
-        retried = service.retry(hasty.id)
+        retried = service.retry(hasty.id, ANYONE)
         assert retried is hasty
         assert service.status(retried)["retries"] == 1
 
@@ -94,7 +95,7 @@ async def test_a_row_that_ends_early_is_out_within_two_steps_and_its_companions_
         victim = ask(service, "bad-row" if way == "fail" else "victim", count=100, timeout_s=0.05)
         await until(lambda: len(handler.rows) == 3)
         if way == "cancel":
-            service.cancel(victim.id)
+            service.cancel(victim.id, ANYONE)
         if way == "timeout":
             await victim.wait_end(LIMIT_S)
         if way != "fail":
@@ -246,7 +247,7 @@ async def test_results_of_a_retried_jobs_first_attempt_are_dropped() -> None:
         job = ask(service, "a", timeout_s=0.05)
         await until(handler.entered.is_set)
         assert await ended(service, job) == ["TIMED_OUT"]
-        service.retry(job.id)
+        service.retry(job.id, ANYONE)
         assert job.stage is Stage.QUEUED
         handler.gate.set()
         assert await ended(service, job) == ["COMPLETED"]
@@ -296,7 +297,7 @@ async def test_jobs_that_were_cancelled_on_the_model_hold_no_memory() -> None:
         await until(lambda: all(job.stage is Stage.RUNNING for job in jobs))
         tasks = [weakref.ref(task) for task in service._pipeline._on_model._rows]
         for job in jobs:
-            service.cancel(job.id)
+            service.cancel(job.id, ANYONE)
         await until(lambda: service._pipeline.empty and not handler.rows)
         await asyncio.sleep(0)
         assert [task() for task in tasks] == [None] * 4
@@ -333,7 +334,7 @@ async def test_a_job_that_is_cancelled_before_its_row_joined_gives_its_place_bac
         await until(handler.waiting.is_set)
         second = ask(service, "b")
         await until(lambda: second.stage is Stage.RUNNING)  # handed over, while the first one's step is under way
-        service.cancel(second.id)
+        service.cancel(second.id, ANYONE)
         handler.turn.release(100)
         assert await ended(service, first) == ["COMPLETED"]
         await until(lambda: service._pipeline.empty)

@@ -202,7 +202,7 @@ def _tokenizer(library: Library, variant: Variant, model_dir: Path) -> Any:
             return _multilingual_tokenizer(library, file)
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers package raises plain Exceptions
         raise ServiceError(f"the checkpoint's {variant.tokenizer_file} cannot be read: {error}") from None
 

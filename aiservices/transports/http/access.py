@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from aiservices.logs import get_logger
+from aiservices.transports.http.lookup import CALLER
 
 REQUEST_ID_HEADER = "X-Request-ID"
 CLIENT_GONE = 499
@@ -65,6 +66,7 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
         response = await handler(request)
         status = response.status
     finally:
+        caller = request.get(CALLER)
         write = log.debug if request.path in _PROBES else log.info
         write(
             "http.request",
@@ -73,5 +75,6 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
             status=status,
             seconds=round(time.monotonic() - began, 4),
             request=request_id(request),
+            **({"key": caller.key} if caller is not None and caller.key else {}),
         )
     return response

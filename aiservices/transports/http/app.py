@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator
 import msgspec
 from aiohttp import web
 
+from aiservices.keys import KeyRing
 from aiservices.registry import Registry
 from aiservices.transports.http import jobs, openai_speech, process
 from aiservices.transports.http.access import add_headers, log_access
-from aiservices.transports.http.auth import check_access
+from aiservices.transports.http.auth import KEYS, check_access, watch_keys
 from aiservices.transports.http.bodies import BUDGET, BodyBudget
 from aiservices.transports.http.errors import errors_as_json
 from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
 from aiservices.transports.http.openapi import describe
+from aiservices.transports.http.origin import add_cors, check_origin
 
 
 def create_app(registry: Registry) -> web.Application:
@@ -28,11 +30,16 @@ def create_app(registry: Registry) -> web.Application:
         registry: the services, not started yet.
     """
     server = registry.config.server
-    app = web.Application(middlewares=[log_access, errors_as_json, check_access])
+    app = web.Application(
+        middlewares=[log_access, errors_as_json, check_origin, check_access],
+        handler_args={"auto_decompress": False},  # 4 MB may hold 4 GB, and are inflated on the loop
+    )
     app[REGISTRY] = registry
+    app[KEYS] = KeyRing(server)
     app[BUDGET] = BodyBudget(server.max_bodies_bytes)
     app[DOCUMENT] = msgspec.json.encode(describe(registry))
-    app.on_response_prepare.append(add_headers)
+    app.on_response_prepare.extend((add_headers, add_cors))
+    app.cleanup_ctx.append(watch_keys)
     app.cleanup_ctx.append(_run_registry)
     app.on_shutdown.append(_drain_registry)
     app.add_routes(process.routes())

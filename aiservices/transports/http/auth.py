@@ -1,45 +1,55 @@
-"""Who may call: anyone where no keys are set (but no page of another site), else holders of a key."""
+"""Who may call: anyone where no keys are set, else holders of a key."""
 
 from __future__ import annotations
 
-import hmac
+import asyncio
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from aiservices.transports.http.errors import CrossSite, Unauthorized
-from aiservices.transports.http.lookup import REGISTRY
+from aiservices.callers import ANYONE, NOBODY, Caller
+from aiservices.keys import KeyRing
+from aiservices.transports.http.errors import Forbidden, Unauthorized
+from aiservices.transports.http.lookup import CALLER
 from aiservices.transports.http.process import ENDPOINTS
+
+KEYS = web.AppKey("keys", KeyRing)
 
 PUBLIC = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.public)
 """Resources that need no key."""
 
+OPERATORS = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.operators)
+"""Resources that need an operator's key."""
+
 
 @web.middleware
 async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse a request without a right key, on every path but the public ones."""
+    """Find out who calls; refuse a request without a right key, on every path but the public ones."""
     resource = request.match_info.route.resource
-    keys = request.app[REGISTRY].config.server.api_keys
-    if resource is None or resource.canonical not in PUBLIC:
-        _check_site(request) if not keys else _check_key(request, keys)
+    path = "" if resource is None else resource.canonical
+    keys = request.app[KEYS]
+    caller = _caller(request, keys) if keys.needed else ANYONE
+    request[CALLER] = caller
+    if path not in PUBLIC and caller is NOBODY:
+        raise Unauthorized("unauthorized")
+    if path in OPERATORS and not caller.operator:
+        raise Forbidden("this needs the key of an operator")
     return await handler(request)
 
 
-def _check_key(request: web.Request, keys: tuple[str, ...]) -> None:
+async def watch_keys(app: web.Application) -> AsyncIterator[None]:
+    """Read the keys, and follow their file as long as the application lives."""
+    await asyncio.to_thread(app[KEYS].read)
+    watch = asyncio.get_running_loop().create_task(app[KEYS].watch())
+    yield
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+
+
+def _caller(request: web.Request, keys: KeyRing) -> Caller:
     """Take ``Authorization: Bearer KEY`` and the bare key, as RunPod does."""
     header = request.headers.get("Authorization", "")
     scheme, _, rest = header.partition(" ")
     given = (rest if scheme.lower() == "bearer" else header).strip().encode("utf-8", "surrogateescape")
-    # All keys are compared, also behind the right one, so that the time tells nothing.
-    matches = [hmac.compare_digest(given, key.encode()) for key in keys]
-    if not any(matches):
-        raise Unauthorized("unauthorized")
-
-
-def _check_site(request: web.Request) -> None:
-    """Without keys, a page that the operator happens to visit could otherwise post jobs to this server.
-
-    Source: https://www.w3.org/TR/fetch-metadata/, which every current browser sends.
-    """
-    if request.method not in ("GET", "HEAD") and request.headers.get("Sec-Fetch-Site") == "cross-site":
-        raise CrossSite("pages of other sites may not call this server")
+    return keys.find(given) or NOBODY

@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import StreamReader, web
 
 from aiservices.errors import InvalidInput
-from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone, TooManyBodies
+from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerGone, TooManyBodies, UnsupportedBody
 from aiservices.transports.http.lookup import REGISTRY
 
 RETRY_AFTER_S = 1.0
@@ -71,8 +71,11 @@ async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes:
 
     Raises:
         BodyTooLarge, BodyTooSlow, TooManyBodies, CallerGone: it passes a bound, or never comes.
-        InvalidInput: it is not what its Content-Encoding says.
+        InvalidInput: it is not what its Transfer-Encoding says.
+        UnsupportedBody: it is compressed, which may hide a thousand times its size.
     """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedBody("compressed bodies are not taken: send it without Content-Encoding")
     told_bytes = request.content_length or 0
     if told_bytes > max_bytes:
         raise _too_large(max_bytes)
@@ -87,7 +90,7 @@ async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes:
     except ConnectionError:
         raise CallerGone("the caller went away") from None
     except web.RequestPayloadError:
-        raise InvalidInput("$", "the body is not what its Content-Encoding says") from None
+        raise InvalidInput("$", "the body is not what its Transfer-Encoding says") from None
     except TimeoutError:
         raise BodyTooSlow(f"the body did not come within {limit_s:g} s") from None
 
@@ -98,7 +101,7 @@ async def _read_rest(content: StreamReader, max_bytes: int, held: Held) -> bytes
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
-        held.grow(len(body))  # a body may not tell its length, or come compressed
+        held.grow(len(body))  # a body may not tell its length
     return bytes(body)
 
 

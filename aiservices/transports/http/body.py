@@ -15,7 +15,10 @@ from msgspec import Meta
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
 from aiservices.jobs import Destination, JobRequest, fingerprint
+from aiservices.trace import read_trace
+from aiservices.transports.http.access import request_id
 from aiservices.transports.http.bodies import hold, read_bytes
+from aiservices.transports.http.lookup import CALLER
 
 THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are decoded off the loop."""
@@ -66,7 +69,15 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
     key = _idempotency_key(request)
     with hold(request) as held:
         raw = await read_bytes(request, max_bytes, held)
-        return await asyncio.to_thread(parse, raw, key) if len(raw) > THREAD_ABOVE_BYTES else parse(raw, key)
+        wanted = await asyncio.to_thread(parse, raw, key) if len(raw) > THREAD_ABOVE_BYTES else parse(raw, key)
+    note_origin(request, wanted)
+    return wanted
+
+
+def note_origin(request: web.Request, wanted: JobRequest) -> None:
+    """Note who asked for a job, and for the log and for traces by which request."""
+    wanted.caller = request[CALLER]
+    wanted.request_id, wanted.trace = request_id(request), read_trace(request.headers)
 
 
 def parse(raw: bytes, idempotency_key: str | None = None) -> JobRequest:

@@ -30,6 +30,24 @@ class CrossSite(ServiceError):
     code = "cross_site"
 
 
+class Forbidden(ServiceError):
+    """The key is right, and does not allow this."""
+
+    code = "forbidden"
+
+
+class Misdirected(ServiceError):
+    """The ``Host`` header has a name that is not this server's."""
+
+    code = "misdirected"
+
+
+class UnsupportedBody(ServiceError):
+    """The body is of a type, or in an encoding, that is not read here."""
+
+    code = "unsupported_body"
+
+
 class CallerGone(ServiceError):
     """The caller went away before its body was here; nobody reads the answer."""
 
@@ -63,12 +81,15 @@ STATUS: Mapping[str, int] = {
     "fetch_failed": 400,
     "unauthorized": 401,
     "cross_site": 403,
+    "forbidden": 403,
     "unknown_service": 404,
     "job_not_found": 404,
     "body_too_slow": 408,
     "conflict": 409,
     "stream_ended": 410,
     "body_too_large": 413,
+    "unsupported_body": 415,
+    "misdirected": 421,
     "queue_full": 429,
     "caller_gone": CLIENT_GONE,
     "too_many_bodies": 503,
@@ -80,7 +101,7 @@ STATUS: Mapping[str, int] = {
 }
 """The code of a :class:`~aiservices.errors.ServiceError` -> HTTP status."""
 
-_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "unknown_service", "conflict"})
+_NO_JOB_MEANT = frozenset({"unauthorized", "cross_site", "forbidden", "misdirected", "unknown_service", "conflict"})
 """Codes whose answer claims no job status. A conflict leaves the job what it was."""
 
 

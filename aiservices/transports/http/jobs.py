@@ -14,7 +14,7 @@ from aiservices.jobs.output import encode_status
 from aiservices.service import Service
 from aiservices.transports.http.body import read_job_request
 from aiservices.transports.http.errors import json_bytes, json_response
-from aiservices.transports.http.lookup import REGISTRY, find_service, job_id, wait_s
+from aiservices.transports.http.lookup import CALLER, REGISTRY, find_job, find_service, job_id, wait_s
 from aiservices.transports.http.stream import poll, send_events
 
 RUNSYNC_WAIT_S = 90.0
@@ -28,7 +28,7 @@ Answer = Literal["Accepted", "Job", "Stream", "Cancelled", "Purged", "Health", "
 async def run(request: web.Request) -> web.StreamResponse:
     """Put a job into the queue and answer at once."""
     _, job = await _submit(request, request.app[REGISTRY].config.server.max_run_body_bytes)
-    return _short(job)
+    return await _short(job)
 
 
 async def runsync(request: web.Request) -> web.StreamResponse:
@@ -36,28 +36,25 @@ async def runsync(request: web.Request) -> web.StreamResponse:
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
     service, job = await _submit(request, request.app[REGISTRY].config.server.max_runsync_body_bytes)
     await job.wait_end(timeout_s)
-    return await _whole(service, job) if job.ended else _short(job)
+    return await _whole(service, job) if job.ended else await _short(job)
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """Show a job: its status and, once it has ended, its output or error."""
-    service = find_service(request)
-    return await _whole(service, service.get(job_id(request)))
+    return await _whole(*find_job(request))
 
 
 async def status_sync(request: web.Request) -> web.StreamResponse:
     """Show a job once it has ended, or when ``wait`` has passed."""
     timeout_s = wait_s(request, RUNSYNC_WAIT_S)
-    service = find_service(request)
-    job = service.get(job_id(request))
+    service, job = find_job(request)
     await job.wait_end(timeout_s)
     return await _whole(service, job)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
     """Take the chunks that have come since the last call; as server-sent events where Accept asks for them."""
-    service = find_service(request)
-    job = service.get(job_id(request))
+    service, job = find_job(request)
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await send_events(request, service, job)
     return json_bytes(await poll(job, wait_s(request, STREAM_WAIT_S)))
@@ -65,17 +62,20 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 async def cancel(request: web.Request) -> web.StreamResponse:
     """End a job; one that has ended stays as it is."""
-    return _short(find_service(request).cancel(job_id(request)))
+    return await _short(find_service(request).cancel(job_id(request), request[CALLER]))
 
 
 async def retry(request: web.Request) -> web.StreamResponse:
     """Put a FAILED or TIMED_OUT job back into the queue, with the same id and input."""
-    return _short(find_service(request).retry(job_id(request)))
+    return await _short(find_service(request).retry(job_id(request), request[CALLER]))
 
 
 async def purge_queue(request: web.Request) -> web.StreamResponse:
-    """Cancel every job that waits in the queue."""
-    return json_response({"removed": find_service(request).purge(), "status": "completed"})
+    """Cancel every job of the caller's tenant that waits in the queue."""
+    service = find_service(request)
+    removed = service.purge(request[CALLER])
+    await service.wait_recorded()
+    return json_response({"removed": removed, "status": "completed"})
 
 
 async def health(request: web.Request) -> web.StreamResponse:
@@ -121,9 +121,16 @@ _READS = ("GET", "POST")
 """The Go client polls with POST, all others with GET."""
 
 OPERATIONS = (
-    Operation("run", ("POST",), "/run", run, "Accepted", reads_body=True, errors=(400, 409, 413, 429, 503)),
+    Operation("run", ("POST",), "/run", run, "Accepted", reads_body=True, errors=(400, 409, 413, 415, 429, 503)),
     Operation(
-        "runsync", ("POST",), "/runsync", runsync, "Job", reads_body=True, waits=True, errors=(400, 409, 413, 429, 503)
+        "runsync",
+        ("POST",),
+        "/runsync",
+        runsync,
+        "Job",
+        reads_body=True,
+        waits=True,
+        errors=(400, 409, 413, 415, 429, 503),
     ),
     Operation("status", _READS, "/status/{job_id}", status, "Job"),
     Operation("status-sync", _READS, "/status-sync/{job_id}", status_sync, "Job", waits=True, errors=(400,)),
@@ -157,8 +164,13 @@ async def _submit(request: web.Request, max_bytes: int) -> tuple[Service, Job]:
 
 
 async def _whole(service: Service, job: Job) -> web.Response:
+    await job.wait_recorded()
     return json_bytes(await encode_status(service.status(job), job.output))
 
 
-def _short(job: Job) -> web.Response:
-    return json_response({"id": job.id, "status": job.status})
+async def _short(job: Job) -> web.Response:
+    await job.wait_recorded()
+    shown: dict[str, Any] = {"id": job.id, "status": job.status}
+    if job.memory_only:
+        shown["journalled"] = False
+    return json_response(shown)

@@ -6,11 +6,16 @@ import re
 
 from aiohttp import web
 
+from aiservices.callers import Caller
 from aiservices.errors import InvalidInput
+from aiservices.jobs import Job
 from aiservices.registry import Registry
 from aiservices.service import Service
 
 REGISTRY = web.AppKey("registry", Registry)
+CALLER = web.RequestKey("caller", Caller)
+"""Who sent the request; set before any handler runs."""
+
 DOCUMENT = web.AppKey("document", bytes)
 """The OpenAPI document, encoded once."""
 
@@ -28,6 +33,16 @@ def service_name(request: web.Request) -> str:
     """The service's name as the path has it, known or not; where it has none, that of the only service, or nothing."""
     services = request.app[REGISTRY].services
     return request.match_info.get("service", next(iter(services)) if len(services) == 1 else "")
+
+
+def find_job(request: web.Request) -> tuple[Service, Job]:
+    """Return the job that the path names, and its service.
+
+    Raises:
+        UnknownService, JobNotFound: there is none that the caller may see.
+    """
+    service = find_service(request)
+    return service, service.get(job_id(request), request[CALLER])
 
 
 def job_id(request: web.Request) -> str:

@@ -17,11 +17,11 @@ from msgspec import Meta
 from aiservices.errors import InvalidInput, JobFailed, ServiceError, UnknownService
 from aiservices.handler import OffersVoices
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobRequest, JobStatus
+from aiservices.jobs import Job, JobRequest, JobStatus, Stage
 from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.transports.http.access import CLIENT_GONE
-from aiservices.transports.http.body import read_object
+from aiservices.transports.http.body import note_origin, read_object
 from aiservices.transports.http.errors import STATUS, headers_of, json_response
 from aiservices.transports.http.lookup import REGISTRY
 
@@ -66,8 +66,10 @@ async def speech(request: web.Request) -> web.StreamResponse:
             # The answer is made of the chunks: none may give way before it is sent.
             stream_bytes=config.outputs.max_output_bytes,
         )
+        note_origin(request, wanted)
         job = service.submit(wanted)
         try:
+            await job.wait_recorded()
             return await _answer(request, service, job)
         finally:
             service.give_up(job)  # no-one will ask for it again
@@ -152,7 +154,8 @@ async def _next_chunks(request: web.Request, service: Service, job: Job) -> list
             return []
         if chunks := job.read_stream():
             return chunks
-        if job.ended:
+        if job.stage.over:
+            await job.wait_recorded()
             return []
         if request.transport is None or request.transport.is_closing():
             service.give_up(job)
@@ -172,6 +175,8 @@ async def _whole(request: web.Request, job: Job) -> web.StreamResponse:
 
 
 def _why_none(job: Job) -> str:
+    if job.stage is Stage.LEFT:
+        return "the server is shutting down"
     if job.ended:
         return f"the job ended as {job.status.value}"
     return "a part of the audio was lost before it could be sent: more than max_output_bytes"

@@ -31,6 +31,7 @@ _ERRORS: Mapping[int, tuple[str, Json]] = {
         {"id": JOB_ID, "status": "FAILED", "error": "the job was cancelled and its stream has been read to the end"},
     ),
     413: ("The body is too large.", {"status": "FAILED", "error": "the body is larger than 10485760 bytes"}),
+    415: ("The body is compressed.", {"status": "FAILED", "error": "compressed bodies are not taken"}),
     429: ("The queue is full.", {"status": "FAILED", "error": "the queue is full"}),
     500: ("An error of the server's own; its log says more.", {"error": "internal error", "requestId": "4f0c"}),
     503: ("The service takes no jobs now.", {"status": "FAILED", "error": "the server is shutting down"}),
@@ -45,7 +46,7 @@ _ABOUT = (
 def describe(registry: Registry) -> Json:
     """Build the document of the registry's services."""
     services = list(registry.services.values())
-    secured = bool(registry.config.server.api_keys)
+    secured = bool(registry.config.server.api_keys or registry.config.server.keys_file)
     single = len(services) == 1
     named = schemas(services)
     paths = {endpoint.path: _endpoint(endpoint, secured) for endpoint in ENDPOINTS if endpoint.documented}

@@ -14,7 +14,7 @@ from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.storage import PACKAGE_SCHEME
 from aiservices.transports.http.errors import json_response
-from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
+from aiservices.transports.http.lookup import CALLER, DOCUMENT, REGISTRY
 
 _FILES = {path.name: path.read_bytes() for path in (Path(__file__).parent / "static").iterdir()}
 """The page's few small files, in memory: a request touches no file system."""
@@ -50,8 +50,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     """Tell whether every service takes jobs at once, and the state of each."""
     registry = request.app[REGISTRY]
     ready = is_ready(registry)
-    # A failure's reason may name a path or a bucket; where callers need keys, this path without one must not tell.
-    tell_all = not registry.config.server.api_keys
+    # A failure's reason may name a path or a bucket; where callers need keys, only an operator's is told.
+    tell_all = request[CALLER].operator
     services = {name: _service_state(service, tell_all) for name, service in registry.services.items()}
     shown = {"ready": ready, "draining": registry.draining, "profile": registry.config.profile, "services": services}
     return json_response(shown, 200 if ready else 503)
@@ -81,6 +81,7 @@ class Endpoint:
 
     Attributes:
         public: whether it needs no key: the page, its description of the API, and probes that tell nothing secret.
+        operators: whether it needs an operator's key.
         documented: whether the OpenAPI document has it.
     """
 
@@ -89,6 +90,7 @@ class Endpoint:
     content_type: str = "application/json"
     statuses: tuple[int, ...] = (200,)
     public: bool = True
+    operators: bool = False
     documented: bool = True
 
 
@@ -99,7 +101,7 @@ ENDPOINTS = (
     Endpoint("/livez", livez, statuses=(200, 503)),
     Endpoint("/readyz", readyz, statuses=(200, 503)),
     Endpoint("/ping", ping, statuses=(200, 204, 503)),
-    Endpoint("/metrics", metrics, "text/plain", public=False),
+    Endpoint("/metrics", metrics, "text/plain", public=False, operators=True),
 )
 
 

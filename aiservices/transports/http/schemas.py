@@ -101,7 +101,12 @@ _COMMON_SCHEMAS: Mapping[str, Json] = {
     "WarmedUp": _object(["state"], state={"type": "string", "examples": ["READY"]}),
     "InBucket": _object(["output_url"], output_url={"type": "string", "format": "uri"}),
     "Progress": _object(["progress"], progress={"type": "number", "minimum": 0, "maximum": 1}),
-    "Accepted": _object(["id", "status"], id={"type": "string", "examples": [JOB_ID]}, status=ref("JobStatus")),
+    "Accepted": _object(
+        ["id", "status"],
+        id={"type": "string", "examples": [JOB_ID]},
+        status=ref("JobStatus"),
+        journalled={"const": False, "description": "Present where the job does not survive the process."},
+    ),
     "Cancelled": _object(
         ["id", "status"],
         id={"type": "string", "examples": [JOB_ID]},

@@ -24,6 +24,7 @@ async def poll(job: Job, timeout_s: float) -> bytes:
         StreamEnded: an earlier reader was told that the job was cancelled.
     """
     await job.wait_news(timeout_s)
+    await _wait_end_recorded(job)
     job.check_stream()
     size_bytes = job.stream.size_bytes
     shown = {"stream": [{"output": chunk} for chunk in job.read_stream()], "status": job.status}
@@ -42,22 +43,29 @@ async def send_events(request: web.Request, service: Service, job: Job) -> web.S
         StreamEnded: an earlier reader was told that the job was cancelled.
     """
     job.check_stream()
-    ended, chunks = job.ended, job.read_stream()
+    over, chunks = job.stage.over, job.read_stream()
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
     await response.prepare(request)
     try:
-        while not ended:
+        while not over:
             if chunks:
                 await response.write(await asyncio.to_thread(_events, chunks))
             await job.wait_news(HEARTBEAT_S)
-            ended, chunks = job.ended, job.read_stream()
-            if not (chunks or ended):
+            over, chunks = job.stage.over, job.read_stream()
+            if not (chunks or over):
                 await response.write(b": waiting\n\n")
+        await _wait_end_recorded(job)
         last = _event("status", await encode_status(service.status(job), job.output))
         await response.write(await asyncio.to_thread(_events, chunks) + last)
     except ConnectionError:
         pass  # the reader went away; the job goes on
     return response
+
+
+async def _wait_end_recorded(job: Job) -> None:
+    """What a reader was told of an end holds after a crash."""
+    if job.ended:
+        await job.wait_recorded()
 
 
 def _events(chunks: Sequence[Any]) -> bytes:

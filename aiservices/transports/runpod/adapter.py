@@ -135,7 +135,7 @@ class RunPodAdapter:
         """End an event's job, as RunPod asked for; one that has ended stays as it is."""
         run = self._runs.get(event_id)
         if run is not None:
-            run.service.cancel(run.job.id)
+            run.service.give_up(run.job)
 
     def _submit(self, event: Mapping[str, Any]) -> _Run:
         given = _read(event)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import io
 import json
 from typing import Any
@@ -41,7 +40,7 @@ class Upload:
         """Send the head and the first byte; return once the server holds room for all of it."""
         upload = cls(*await asyncio.open_connection(client.host, client.port))
         before = held_bytes(client)
-        head = f"POST /v2/upper/runsync HTTP/1.1\r\nHost: a\r\nContent-Length: {size_bytes}\r\n\r\n"
+        head = f"POST /v2/upper/runsync HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size_bytes}\r\n\r\n"
         await upload.send(head.encode() + WHOLE[:1])
         await until(lambda: held_bytes(client) == before + size_bytes)
         return upload
@@ -150,17 +149,6 @@ async def test_a_body_without_a_length_that_fits_is_taken(aiohttp_client: MakeCl
         yield WHOLE[5:]
 
     assert (await post(client, chunks())).status == 200
-    assert held_bytes(client) == 0
-
-
-@pytest.mark.parametrize(("size_bytes", "status"), [(ROOM_BYTES, 200), (ROOM_BYTES + 1, 503)])
-async def test_a_compressed_body_holds_what_it_unpacks_to(
-    aiohttp_client: MakeClient, size_bytes: int, status: int
-) -> None:
-    client = await aiohttp_client(make_narrow_app())
-    packed = gzip.compress(WHOLE.strip().ljust(size_bytes))
-    assert len(packed) < 100
-    assert (await post(client, packed, **{"Content-Encoding": "gzip"})).status == status
     assert held_bytes(client) == 0
 
 

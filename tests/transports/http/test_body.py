@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import json
 import time
 from collections.abc import Callable
@@ -199,20 +198,19 @@ async def test_a_refused_body_leaves_no_job(aiohttp_client: MakeClient) -> None:
     assert sum(health["jobs"][key] for key in ("completed", "inProgress", "inQueue", "failed")) == 1
 
 
-async def test_a_compressed_body_is_bounded_by_what_it_unpacks_to(aiohttp_client: MakeClient) -> None:
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP", "gzip, gzip", "identity, gzip", "nope"])
+@pytest.mark.parametrize("operation", ["run", "runsync"])
+async def test_a_compressed_body_is_refused(aiohttp_client: MakeClient, operation: str, encoding: str) -> None:
     client = await aiohttp_client(make_app(Upper))
-    headers = {"Content-Encoding": "gzip"}
-    small = gzip.compress(b'{"text": "mug"}')
-    shown = await read(await client.post("/v2/upper/runsync", data=small, headers=headers))
-    assert shown["output"] == {"text": "MUG"}
-    bomb = gzip.compress(b" " * 30_000_000)
-    assert (await client.post("/v2/upper/run", data=bomb, headers=headers)).status == 413
+    headers = {"Content-Encoding": encoding}
+    answer = await client.post(f"/v2/upper/{operation}", data=b'{"text": "mug"}', headers=headers)
+    assert "without Content-Encoding" in (await read(answer, 415))["error"]
 
 
-async def test_a_body_that_is_not_as_compressed_as_it_says_is_refused(aiohttp_client: MakeClient) -> None:
+async def test_a_body_that_says_it_is_not_compressed_is_taken(aiohttp_client: MakeClient) -> None:
     client = await aiohttp_client(make_app(Upper))
-    answer = await client.post("/v2/upper/run", data=b'{"text": "mug"}', headers={"Content-Encoding": "gzip"})
-    assert (await read(answer, 400))["error"] == "$: the body is not what its Content-Encoding says"
+    answer = await client.post("/v2/upper/run", data=b'{"text": "mug"}', headers={"Content-Encoding": "identity"})
+    assert answer.status == 200
 
 
 @pytest.mark.parametrize("handler_cancellation", [False, True])
@@ -221,7 +219,7 @@ async def test_a_caller_who_hangs_up_in_the_middle_of_the_body_leaves_no_job(
 ) -> None:
     client = await aiohttp_client(await serve(make_app(Upper), handler_cancellation))
     _, writer = await asyncio.open_connection(client.host, client.port)
-    writer.write(b'POST /v2/upper/run HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"text": "mug"')
+    writer.write(b'POST /v2/upper/run HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"text": "mug"')
     await writer.drain()
     writer.close()
     await writer.wait_closed()

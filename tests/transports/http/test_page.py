@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import Counting, Upper
 from tests.transports.http.apps import MakeClient, loaded, make_app
+from tests.transports.http.browser import dump, needs_browser
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000", "--dump-dom"),
-)
 STATIC = Path(__file__).parents[3] / "aiservices/transports/http/static"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+@needs_browser
 async def test_the_page_builds_the_form_of_the_chosen_service(aiohttp_client: MakeClient, tmp_path: Path) -> None:
     client = await aiohttp_client(make_app(Upper, Counting))
     await loaded(client)
@@ -32,25 +26,6 @@ async def test_the_page_builds_the_form_of_the_chosen_service(aiohttp_client: Ma
     assert "Any text." in page
     assert "/counting/api/v1/runsync" in page
     assert re.search(r'<p id="error"[^>]*hidden=""', page)
-
-
-async def dump(url: str, profile: Path) -> str:
-    assert BROWSER is not None
-    browser = await asyncio.create_subprocess_exec(
-        BROWSER,
-        *FLAGS,
-        f"--user-data-dir={profile}",
-        url,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        output, _ = await asyncio.wait_for(browser.communicate(), 40)
-    finally:
-        if browser.returncode is None:
-            browser.kill()
-            await browser.wait()
-    return output.decode()
 
 
 @pytest.mark.parametrize("path", sorted(STATIC.iterdir()), ids=lambda path: path.name)

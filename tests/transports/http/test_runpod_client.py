@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -211,6 +212,21 @@ async def test_a_wrong_key(serve: Serve, session: aiohttp.ClientSession) -> None
     assert await asyncio.to_thread(lambda: right.run_sync({"text": "a"})) == {"text": "A"}
     with pytest.raises(KeyError):  # it never looks at the HTTP status, and the answer has no job's id
         await runpod.AsyncioEndpoint("upper", session, api_key="wrong").run({"text": "a"})
+
+
+async def test_another_tenants_job(serve: Serve, tmp_path: Path) -> None:
+    keys = [f"{name}-0123456789abcdef" for name in ("shop", "rival")]
+    tables = [f'[tenants.{key[:5].strip("-")}.keys.one]\nkey = "{key}"\n' for key in keys]
+    (tmp_path / "keys.toml").write_text("".join(tables))
+    await serve(Upper, server=ServerConfig(keys_file=str(tmp_path / "keys.toml"), grace_s=0.0))
+    shop, rival = (runpod.Endpoint("upper", api_key=key) for key in keys)
+    job = await asyncio.to_thread(shop.run, {"text": "mug"})
+    assert await asyncio.to_thread(job.output) == {"text": "MUG"}
+    stolen = runpod.endpoint.runner.Job("upper", job.job_id, rival.rp_client)
+    with pytest.raises(Exception, match="404"):
+        await asyncio.to_thread(stolen.status)
+    with pytest.raises(Exception, match="404"):
+        await asyncio.to_thread(stolen.cancel)
 
 
 async def test_a_full_queue(serve: Serve, session: aiohttp.ClientSession) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 
 import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
 from aiservices.registry import Registry
 from aiservices.settings import Config, FetchConfig, ServerConfig, ServiceConfig, WebhookConfig
@@ -24,8 +26,10 @@ class Receiver:
     def __init__(self, statuses: list[int]) -> None:
         self.statuses = statuses
         self.bodies: list[bytes] = []
+        self.headers: list[Mapping[str, str]] = []
 
     async def take(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(request.headers)
         self.bodies.append(await request.read())
         status = self.statuses.pop(0)
         if status == 0:
@@ -44,9 +48,9 @@ class Receiver:
         ([0, 200], "delivered", 2),
         ([0, 0, 0], "failed", 3),
         ([-1, -1, -1], "failed", 3),
-        ([204, 200], "delivered", 2),
+        ([204], "delivered", 1),
     ],
-    ids=["well", "fails twice", "always fails", "late once", "hangs", "redirects inwards", "not quite 200"],
+    ids=["well", "fails twice", "always fails", "late once", "hangs", "redirects inwards", "with no content"],
 )
 async def test_the_job_is_untouched_and_the_metrics_tell_how_the_delivery_went(
     aiohttp_client: MakeClient, statuses: list[int], result: str, attempts: int
@@ -63,6 +67,27 @@ async def test_the_job_is_untouched_and_the_metrics_tell_how_the_delivery_went(
         assert await read(await client.get(f"/v2/upper/status/{job['id']}")) == job
     assert len(receiver.bodies) == attempts
     assert [msgspec.json.decode(each) for each in receiver.bodies] == [job] * attempts
+
+
+async def test_trace_and_request_id_go_with_the_job_to_webhook_and_log(aiohttp_client: MakeClient) -> None:
+    receiver, trace_id = Receiver([500, 200]), "4bf92f3577b34da6a3ce929d0e0e4736"
+    app = web.Application()
+    app.router.add_post("/done", receiver.take)
+    sent = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01", "tracestate": "shop=1", "X-Request-ID": "order-17"}
+    async with TestServer(app) as server:
+        client = await aiohttp_client(create_app(Registry(settings(f"127.0.0.1:{server.port}"))))
+        body = {"input": {"text": "mug"}, "webhook": str(server.make_url("/done"))}
+        with capture_logs() as logs:
+            job = await read(await client.post("/v2/upper/runsync", json=body, headers=sent))
+        await until_counted(client, 'aiservices_webhooks_total{result="delivered",service="upper"} 1.0')
+    (line,) = (line for line in logs if line["event"] == "job.finished")
+    assert (line["service"], line["job"], line["request"]) == ("upper", job["id"], "order-17")
+    assert "mug" not in str(line).lower()
+    parents = [headers["traceparent"].split("-") for headers in receiver.headers]
+    assert [(version, trace, flags) for version, trace, _, flags in parents] == [("00", trace_id, "01")] * 2
+    assert len({span for _, _, span, _ in parents} | {"00f067aa0ba902b7"}) == 3
+    assert {headers["tracestate"] for headers in receiver.headers} == {"shop=1"}
+    assert {headers["webhook-id"] for headers in receiver.headers} == {f"msg_{job['id']}_1"}
 
 
 async def test_a_private_receiver_is_refused_at_submission(aiohttp_client: MakeClient) -> None:

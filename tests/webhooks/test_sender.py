@@ -13,21 +13,24 @@ from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Refused
 from aiservices.settings import WebhookConfig
 from aiservices.webhooks import WebhookSender
-from tests.webhook_bench import BODY, URL, Bench, Receiver, encoded
+from tests.webhooks.bench import BODY, URL, Bench, Receiver, encoded
+
+UNSIGNED = {"webhook-id": "msg_1_1", "webhook-timestamp": "1700000000"}
 
 
-async def test_a_delivery_that_is_answered_200_is_done() -> None:
-    bench = Bench(Receiver([200]))
+@pytest.mark.parametrize("answer", [200, 201, 204, 299])
+async def test_a_delivery_that_is_answered_2xx_is_done(answer: int) -> None:
+    bench = Bench(Receiver([answer]))
     bench.send()
     assert bench.sender.pending == 1
     await bench.sender.drain(1)
-    assert bench.receiver.attempts == [(URL, BODY, {}, 10.0)]
-    assert bench.results == [("echo", "delivered")]
+    assert bench.receiver.attempts == [(URL, BODY, UNSIGNED, 10.0)]
+    assert bench.results == [("echo", "1", 1, "delivered")]
     assert bench.sender.pending == 0
 
 
-@pytest.mark.parametrize("answer", [201, 204, 302, 404, 410, 500, FetchError("$.webhook", "could not be connected")])
-async def test_anything_but_200_is_tried_twice_more_ten_seconds_apart(answer: int | Exception) -> None:
+@pytest.mark.parametrize("answer", [302, 404, 500, FetchError("$.webhook", "could not be connected")])
+async def test_anything_but_2xx_is_tried_twice_more_ten_seconds_apart(answer: int | Exception) -> None:
     bench = Bench(Receiver([answer]))
     bench.send()
     await bench.sender.drain(1)
@@ -51,6 +54,21 @@ async def test_attempts_and_wait_come_from_the_settings() -> None:
     await bench.sender.drain(1)
     assert [timeout_s for *_, timeout_s in bench.receiver.attempts] == [3]
     assert bench.waits_s == []
+
+
+async def test_a_receiver_that_is_gone_is_not_asked_again() -> None:
+    bench = Bench(Receiver([410]))
+    bench.send()
+    await bench.sender.drain(1)
+    assert len(bench.receiver.attempts) == 1
+    assert bench.counts == ["refused"]
+
+
+async def test_all_attempts_at_one_delivery_bear_one_id() -> None:
+    bench = Bench(Receiver([500]))
+    bench.send()
+    await bench.sender.drain(1)
+    assert [headers["webhook-id"] for _, _, headers, _ in bench.receiver.attempts] == ["msg_1_1"] * 3
 
 
 async def test_what_the_guard_refuses_is_not_tried_again() -> None:
@@ -134,7 +152,7 @@ async def test_a_delivery_that_waits_for_its_next_attempt_takes_no_slot() -> Non
     bench = Bench(Receiver([500, 200]))
     sender = WebhookSender(bench.config, bench.receiver, bench.count, max_concurrency=1, sleep=wait)
     for job_id in ("1", "2"):
-        sender.send(URL, partial(encoded, BODY), len(BODY), service="echo", job_id=job_id)
+        sender.send(URL, partial(encoded, BODY), len(BODY), service="echo", job_id=job_id, attempt=1)
     await bench.until_counted(1)
     assert sender.pending == 1
     forever.set()
@@ -147,7 +165,7 @@ async def test_draining_cancels_what_is_left_after_its_time_and_counts_it() -> N
     bench.send()
     bench.send()
     await bench.sender.drain(0.01)
-    assert bench.counts == ["delivered", "dropped"]
+    assert bench.counts == ["delivered", "cut_short"]
     assert bench.sender.pending == 0
 
 
@@ -158,14 +176,14 @@ async def test_a_delivery_that_is_cancelled_before_it_begins_is_counted_too() ->
         task.cancel()
     await bench.sender.drain(1)
     assert bench.receiver.attempts == []
-    assert bench.counts == ["dropped"]
+    assert bench.counts == ["cut_short"]
 
 
 async def test_after_draining_nothing_more_is_taken() -> None:
     bench = Bench(Receiver([200]))
     await bench.sender.drain(1)
     bench.send()
-    assert bench.counts == ["dropped"]
+    assert bench.counts == ["cut_short"]
     assert bench.receiver.attempts == []
 
 
@@ -178,7 +196,7 @@ async def test_a_cancelled_drain_leaves_no_delivery_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await drain
     await bench.until_counted(1)
-    assert bench.counts == ["dropped"]
+    assert bench.counts == ["cut_short"]
 
 
 async def test_a_url_is_checked_at_submission_as_an_input_of_the_request() -> None:

@@ -53,7 +53,7 @@ class Bench:
     config: WebhookConfig = attrs.field(factory=WebhookConfig)
     max_pending_bytes: int = 1000
     max_concurrency: int = 10
-    results: list[tuple[str, str]] = attrs.field(factory=list)
+    results: list[tuple[str, str, int, str]] = attrs.field(factory=list)
     waits_s: list[float] = attrs.field(factory=list)
     counted: asyncio.Event = attrs.field(factory=asyncio.Event)
     sender: WebhookSender = attrs.field(init=False)
@@ -73,8 +73,8 @@ class Bench:
     async def sleep(self, seconds: float) -> None:
         self.waits_s.append(seconds)
 
-    def count(self, service: str, result: str) -> None:
-        self.results.append((service, result))
+    def count(self, service: str, job_id: str, attempt: int, result: str) -> None:
+        self.results.append((service, job_id, attempt, result))
         self.counted.set()
 
     async def until_counted(self, results: int) -> None:
@@ -82,9 +82,10 @@ class Bench:
             self.counted.clear()
             await asyncio.wait_for(self.counted.wait(), 5)
 
-    def send(self, url: str = URL, body: bytes = BODY) -> None:
-        self.sender.send(url, partial(encoded, body), len(body), service="echo", job_id="1")
+    def send(self, url: str = URL, body: bytes = BODY, tenant: str = "") -> None:
+        encode = partial(encoded, body)
+        self.sender.send(url, encode, len(body), service="echo", job_id="1", attempt=1, tenant=tenant)
 
     @property
     def counts(self) -> list[str]:
-        return [result for _, result in self.results]
+        return [result for *_, result in self.results]

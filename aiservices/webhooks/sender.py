@@ -1,9 +1,9 @@
-"""The POST that tells a caller's server that a job has ended, and its retries.
+"""Sends webhooks: attempts, retries and their bounds.
 
-One POST of the status object; HTTP 200 means that it arrived, and anything else is tried again: ``attempts`` times in
-all, ``retry_wait_s`` apart, as RunPod does. A receiver may see one delivery twice (its 200 got lost) and those of two
-jobs in any order: the id and status in the body tell. The caller chose the URL, so it passes the guard of
-:mod:`aiservices.fetch`, at submission and again at every attempt.
+One POST of the status object; an answer of 2xx means that it arrived, 410 that nobody wants it, and anything else is
+tried again: ``attempts`` times in all, ``retry_wait_s`` apart. A receiver may see one delivery twice (its answer got
+lost), then with the same ``webhook-id``, and those of two jobs in any order. The caller chose the URL, so it passes the
+guard of :mod:`aiservices.fetch`, at submission and again at every attempt.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
-import hashlib
-import hmac
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Protocol
 
 import attrs
 
 from aiservices.errors import FetchError, InvalidInput
-from aiservices.fetch import Refused, host_of
+from aiservices.fetch import HostSlots, Refused, host_of
 from aiservices.logs import get_logger
 from aiservices.settings import WebhookConfig
+from aiservices.trace import Trace
+from aiservices.webhooks.shares import Share
+from aiservices.webhooks.signing import SigningKeys, message_id
 
 log = get_logger(__name__)
 
-SIGNATURE_HEADER = "X-Aiservices-Signature"
-TIMESTAMP_HEADER = "X-Aiservices-Timestamp"
-
+_STOPPING = "the process stops"
 _JITTER = 0.1  # of the wait, either way: jobs that ended together should not come back together
 
 
@@ -37,13 +37,15 @@ class WebhookResult(enum.StrEnum):
     """How a delivery ended, as ``on_result`` counts it."""
 
     DELIVERED = "delivered"
-    """The receiver answered 200."""
+    """The receiver answered 2xx."""
     FAILED = "failed"
-    """No attempt was answered with 200."""
+    """No attempt was answered with 2xx."""
     REFUSED = "refused"
-    """The guard forbids the URL, for instance because its host turned out to be a private one."""
+    """The guard forbids the URL, for instance because its host turned out to be a private one, or it answered 410."""
     DROPPED = "dropped"
-    """Given up by us: too many were pending, or the process stops."""
+    """Given up by us: too many were pending, of all, of its receiver or of its tenant."""
+    CUT_SHORT = "cut_short"
+    """The process ended before the delivery did: it is still due."""
 
 
 class Poster(Protocol):
@@ -59,6 +61,9 @@ class Poster(Protocol):
 Encode = Callable[[], Awaitable[bytes]]
 """Makes the body when it is needed; a large one off the event loop."""
 
+OnResult = Callable[[str, str, int, WebhookResult], None]
+"""Called with service, job id, attempt of the job, and how its delivery ended."""
+
 SIGN_ON_LOOP_BYTES = 64 * 1024
 """A larger body is signed off the event loop: SHA-256 of 64 KiB takes some 50 µs."""
 
@@ -70,32 +75,46 @@ class _Delivery:
     size_bytes: int
     service: str
     job_id: str
+    attempt: int
+    tenant: str
+    trace: Trace | None
+    on_settled: Callable[[], None] | None = attrs.field(default=None, repr=False)
+    host: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.host = host_of(self.url)
 
     @property
     def log_fields(self) -> dict[str, str]:
-        return {"service": self.service, "job": self.job_id, "host": host_of(self.url)}
+        return {"service": self.service, "job": self.job_id, "host": self.host}
 
 
 class WebhookSender:
     """Delivers status objects in the background, a bounded number at a time.
 
     Args:
-        config: attempts, times, ``max_pending`` deliveries, and the secret to sign with.
+        config: attempts, times, bounds, and the secrets to sign with.
         poster: sends through the guard.
-        on_result: called on the loop once per :meth:`send` with the service and the :class:`WebhookResult`.
+        on_result: called on the loop once per :meth:`send`.
+        tenant_secrets: secrets of tenants that have their own; their deliveries are signed with those alone, so that
+            no other receiver can forge them.
         max_pending_bytes: bound on the bodies of all pending deliveries; one alone may exceed it.
         max_concurrency: how many POSTs may be under way; the others wait.
         sleep: waits between attempts, in seconds.
         clock: seconds since the epoch, for the signature.
         rng: for the jitter of the wait.
+
+    Raises:
+        ConfigError: a secret has no right form.
     """
 
     def __init__(
         self,
         config: WebhookConfig,
         poster: Poster,
-        on_result: Callable[[str, str], None],
+        on_result: OnResult,
         *,
+        tenant_secrets: Mapping[str, Sequence[str]] | None = None,
         max_pending_bytes: int = 256 * 1024 * 1024,
         max_concurrency: int = 32,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -106,7 +125,13 @@ class WebhookSender:
         self._poster = poster
         self._on_result = on_result
         self._max_pending_bytes = max_pending_bytes
-        self._slots = asyncio.Semaphore(max_concurrency)
+        self._keys = SigningKeys(config.secrets, config.secret)
+        self._tenant_keys = {
+            tenant: SigningKeys(secrets, where=f"tenant {tenant!r}: webhook_secrets")
+            for tenant, secrets in (tenant_secrets or {}).items()
+        }
+        self._slots = HostSlots(max_concurrency, config.max_per_host)
+        self._per_host, self._per_tenant = Share(config.max_pending_per_host), Share(config.max_pending_per_tenant)
         self._sleep = sleep
         self._clock = clock
         self._rng = rng or random.Random()
@@ -130,7 +155,19 @@ class WebhookSender:
         except FetchError as error:
             raise InvalidInput(error.field, error.reason) from None
 
-    def send(self, url: str, encode: Encode, size_bytes: int, *, service: str, job_id: str) -> None:
+    def send(
+        self,
+        url: str,
+        encode: Encode,
+        size_bytes: int,
+        *,
+        service: str,
+        job_id: str,
+        attempt: int,
+        tenant: str = "",
+        trace: Trace | None = None,
+        on_settled: Callable[[], None] | None = None,
+    ) -> None:
         """Schedule a delivery and return at once. Runs on the loop; never raises for what happens to the delivery.
 
         Args:
@@ -138,12 +175,21 @@ class WebhookSender:
             encode: makes the body, the status object as JSON.
             size_bytes: about how large the body will be.
             service: for the count.
-            job_id: for the log.
+            job_id: for the log and, with ``attempt``, for the id of the message.
+            attempt: of the job, the one that has ended.
+            tenant: whose job it is; chooses the secrets and has a share of what may be pending.
+            trace: the job's; each attempt is a child of it.
+            on_settled: called once it arrived or was given up for good; not where the end of the process cut it short.
         """
-        delivery = _Delivery(url, encode, size_bytes, service, job_id)
+        delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace, on_settled)
+        if self._closed:
+            self._count(delivery, WebhookResult.CUT_SHORT, _STOPPING)
+            return
         if reason := self._reason_to_drop(delivery):
             self._count(delivery, WebhookResult.DROPPED, reason)
             return
+        self._per_host.add(delivery.host)
+        self._per_tenant.add(tenant)
         self._pending_bytes += size_bytes
         task = asyncio.get_running_loop().create_task(self._deliver(delivery), name=f"webhook-{job_id}")
         self._tasks.add(task)
@@ -168,12 +214,14 @@ class WebhookSender:
         await asyncio.gather(*left, return_exceptions=True)
 
     def _reason_to_drop(self, delivery: _Delivery) -> str:
-        if self._closed:
-            return "the process stops"
         if len(self._tasks) >= self._config.max_pending:
             return f"{self._config.max_pending} deliveries are pending"
         if self._tasks and self._pending_bytes + delivery.size_bytes > self._max_pending_bytes:
             return f"deliveries of more than {self._max_pending_bytes} bytes would be pending"
+        if self._per_host.is_full(delivery.host):
+            return f"{self._per_host.limit} deliveries to this host are pending"
+        if delivery.tenant and self._per_tenant.is_full(delivery.tenant):
+            return f"{self._per_tenant.limit} deliveries of this tenant are pending"
         return ""
 
     async def _deliver(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
@@ -192,37 +240,39 @@ class WebhookSender:
         return result, reason
 
     async def _attempt(self, delivery: _Delivery, body: bytes) -> tuple[WebhookResult, str]:
-        async with self._slots:
+        async with self._slots.taken(delivery.host):
             try:
                 status = await self._post(delivery, body)
             except Refused as error:
                 return WebhookResult.REFUSED, error.reason
             except FetchError as error:
                 return WebhookResult.FAILED, error.reason
-        if status == 200:
+        if 200 <= status < 300:
             return WebhookResult.DELIVERED, ""
+        if status == HTTPStatus.GONE:
+            return WebhookResult.REFUSED, "answered 410: nobody wants it"
         return WebhookResult.FAILED, f"answered {status}"
 
     async def _post(self, delivery: _Delivery, body: bytes) -> int:
-        headers = {}
-        if self._config.secret:
-            # Signed anew for each attempt, so that a receiver may refuse old timestamps and still take a retry.
-            timestamp_s = int(self._clock())
-            headers[TIMESTAMP_HEADER] = str(timestamp_s)
-            headers[SIGNATURE_HEADER] = await self._signature(timestamp_s, body)
-        return await self._poster.post_json(delivery.url, body, headers=headers, timeout_s=self._config.timeout_s)
-
-    async def _signature(self, timestamp_s: int, body: bytes) -> str:
+        # Signed anew for each attempt, so that a receiver may refuse old timestamps and still take a retry.
+        keys = self._tenant_keys.get(delivery.tenant, self._keys)
+        message, timestamp_s = message_id(delivery.job_id, delivery.attempt), int(self._clock())
         if len(body) <= SIGN_ON_LOOP_BYTES:
-            return sign(self._config.secret, timestamp_s, body)
-        return await asyncio.to_thread(sign, self._config.secret, timestamp_s, body)
+            headers = keys.headers(message, timestamp_s, body)
+        else:
+            headers = await asyncio.to_thread(keys.headers, message, timestamp_s, body)
+        if delivery.trace is not None:
+            headers |= delivery.trace.child_headers()
+        return await self._poster.post_json(delivery.url, body, headers=headers, timeout_s=self._config.timeout_s)
 
     def _ended(self, delivery: _Delivery, task: asyncio.Task[tuple[WebhookResult, str]]) -> None:
         # Counted here and not in the task, because one that is cancelled before its first step never runs.
         self._tasks.discard(task)
         self._pending_bytes -= delivery.size_bytes
+        self._per_host.remove(delivery.host)
+        self._per_tenant.remove(delivery.tenant)
         if task.cancelled():
-            self._count(delivery, WebhookResult.DROPPED, "the process stops")
+            self._count(delivery, WebhookResult.CUT_SHORT, _STOPPING)
         elif (error := task.exception()) is not None:
             log.error("webhook.error", exc_info=error, **delivery.log_fields)
             self._count(delivery, WebhookResult.FAILED, "internal error")
@@ -234,20 +284,6 @@ class WebhookSender:
             log.debug("webhook.delivered", **delivery.log_fields)
         else:
             log.warning(f"webhook.{result}", reason=reason, **delivery.log_fields)
-        self._on_result(delivery.service, result)
-
-
-def sign(secret: str, timestamp_s: int, body: bytes) -> str:
-    """Return the value of ``X-Aiservices-Signature``: HMAC-SHA256 (RFC 2104) over timestamp, a full stop and the body.
-
-    A receiver computes the same over ``X-Aiservices-Timestamp`` and the raw body, compares in constant time
-    (:func:`hmac.compare_digest`) and refuses timestamps that are minutes old, which makes a replay useless.
-
-    Args:
-        secret: shared with the receiver.
-        timestamp_s: seconds since the epoch, as in the header.
-        body: the raw body.
-    """
-    digest = hmac.new(secret.encode(), b"%d." % timestamp_s, hashlib.sha256)
-    digest.update(body)
-    return f"sha256={digest.hexdigest()}"
+        self._on_result(delivery.service, delivery.job_id, delivery.attempt, result)
+        if delivery.on_settled is not None and result is not WebhookResult.CUT_SHORT:
+            delivery.on_settled()

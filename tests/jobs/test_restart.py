@@ -1,0 +1,244 @@
+"""Jobs over the end of the process: what was accepted goes on, whatever way the last process ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiservices.callers import ANYONE, Caller
+from aiservices.errors import JobNotFound, Unavailable
+from aiservices.jobs import Destination, JobRequest, fingerprint
+from aiservices.journal import JobRecord, Journal, read_offline
+from aiservices.registry import Registry
+from aiservices.settings import Config, ServerConfig, ServiceConfig
+from tests.fakes import Gated
+from tests.running import LIMIT_S, ask, output, until
+
+FULL = "no space left on the disk"
+
+
+@asynccontextmanager
+async def process(
+    path: Path, *, crash: bool = False, handler: str = "Gated", **settings: Any
+) -> AsyncIterator[Registry]:
+    """One process' life on the journal's file; one that crashes tells the journal nothing of its end."""
+    service = ServiceConfig(name="fake", handler=f"tests.fakes:{handler}", device="cpu", **settings)
+    config = Config(server=ServerConfig(grace_s=0.0), profile="test", services={"fake": service})
+    journal = Journal(path)
+    registry = Registry(config, journal=journal)
+    await registry.start()
+    try:
+        yield registry
+        if crash:
+            await registry.get("fake").wait_recorded()
+            journal.write = lambda event: 0  # type: ignore[method-assign]  # from here on nothing reaches the file
+    finally:
+        made = registry.get("fake").handler
+        if isinstance(made, Gated):
+            made.gate.set()
+        await registry.close()
+
+
+async def stored(path: Path) -> list[JobRecord]:
+    """What lies in the file that no process holds."""
+    return await asyncio.to_thread(read_offline, path)
+
+
+def gated(registry: Registry) -> Gated:
+    handler = registry.get("fake").handler
+    assert isinstance(handler, Gated)
+    return handler
+
+
+async def test_after_a_crash_what_waited_and_what_ran_is_done_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True, max_batch_size=1) as first:
+        service = first.get("fake")
+        jobs = [ask(service, text) for text in ("a", "b", "c")]
+        await jobs[-1].wait_recorded()
+        await until(gated(first).entered.is_set)
+    async with process(path, max_batch_size=1) as second:
+        service = second.get("fake")
+        gated(second).gate.set()
+        revived = [service.get(job.id, ANYONE) for job in jobs]
+        for job in revived:
+            await job.wait_end(LIMIT_S)
+        assert [output(job) for job in revived] == [{"text": "A"}, {"text": "B"}, {"text": "C"}]
+        assert [job.attempt for job in revived] == [2, 1, 1]
+        assert gated(second).batches == [["a"], ["b"], ["c"]]
+
+
+async def test_a_result_can_be_asked_for_after_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True, handler="Upper") as first:
+        job = ask(first.get("fake"), "a")
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+        shown = job.status_object()
+    async with process(path, handler="Upper") as second:
+        revived = second.get("fake").get(job.id, ANYONE)
+        assert output(revived) == {"text": "A"}
+        assert {**revived.status_object(), "workerId": ""} == {**shown, "workerId": ""}
+        assert second.get("fake").health()["jobs"]["completed"] == 0
+
+
+async def test_a_job_is_still_its_tenants_after_a_crash(tmp_path: Path) -> None:
+    path, shop, rival = tmp_path / "jobs.db", Caller(tenant="shop", key="backend"), Caller(tenant="rival")
+    async with process(path, crash=True, handler="Upper") as first:
+        job = first.get("fake").submit(JobRequest(input={"text": "a"}, caller=shop))
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+    async with process(path, handler="Upper") as second:
+        assert second.get("fake").get(job.id, shop).request.caller.key == "backend"
+        with pytest.raises(JobNotFound):
+            second.get("fake").get(job.id, rival)
+
+
+async def test_a_result_is_forgotten_when_its_time_passed_while_no_process_ran(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True, handler="Upper") as first:
+        job = ask(first.get("fake"), "a")
+        await job.wait_end(LIMIT_S)
+    async with process(path, handler="Upper", keep_results_s=1e-9) as second:
+        await until(lambda: second.get("fake")._jobs._retention.size_bytes == 0)
+        with pytest.raises(JobNotFound):
+            second.get("fake").get(job.id, ANYONE)
+    assert await stored(path) == []
+
+
+async def test_a_job_whose_time_to_live_passed_meanwhile_ends_as_timed_out(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True, max_batch_size=1) as first:
+        ask(first.get("fake"), "a")
+        await until(gated(first).entered.is_set)
+        waiting = ask(first.get("fake"), "b", ttl_s=0.05)
+        await waiting.wait_recorded()
+    await asyncio.sleep(0.05)
+    async with process(path, max_batch_size=1) as second:
+        revived = second.get("fake").get(waiting.id, ANYONE)
+        await revived.wait_end(LIMIT_S)
+        assert revived.status == "TIMED_OUT"
+
+
+async def test_a_job_that_ends_the_process_each_time_fails_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True, max_attempts=2) as first:
+        poison = ask(first.get("fake"), "poison")
+        await until(gated(first).entered.is_set)
+    async with process(path, crash=True, max_attempts=2) as second:
+        await until(gated(second).entered.is_set)
+    async with process(path, max_attempts=2) as third:
+        job = third.get("fake").get(poison.id, ANYONE)
+        assert (job.status, job.attempt) == ("FAILED", 2)
+        assert job.error == "the process ended while it ran, at attempt 2 of at most 2"
+        assert third.get("fake").retry(job.id, ANYONE) is job
+
+
+async def test_when_told_to_stop_what_waits_and_what_runs_is_left_to_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, max_batch_size=1) as first:
+        jobs = [ask(first.get("fake"), text) for text in ("a", "b")]
+        await until(gated(first).entered.is_set)
+        waiter = asyncio.create_task(jobs[1].wait_end(LIMIT_S))
+        await first.drain(0.0)
+        await waiter
+        assert [job.status for job in jobs] == ["IN_QUEUE", "IN_QUEUE"]
+    assert [(record.state, record.attempt) for record in await stored(path)] == [("queued", 1), ("queued", 1)]
+    async with process(path) as second:
+        gated(second).gate.set()
+        revived = [second.get("fake").get(job.id, ANYONE) for job in jobs]
+        for job in revived:
+            await job.wait_end(LIMIT_S)
+        assert [output(job)["text"] for job in revived] == ["A", "B"]
+
+
+async def test_an_idempotency_key_is_known_after_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    given = {"text": "a"}
+
+    def request() -> JobRequest:
+        return JobRequest(input=given, idempotency_key="key", fingerprint=fingerprint(given))
+
+    async with process(path, crash=True, handler="Upper") as first:
+        job = first.get("fake").submit(request())
+        await job.wait_recorded()
+    async with process(path, handler="Upper") as second:
+        assert second.get("fake").submit(request()).id == job.id
+
+
+async def test_a_job_with_keys_of_its_caller_stays_in_memory_without_a_key_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    secret = Destination(
+        access_id="id", access_secret="very-secret", bucket_name="bucket", endpoint_url="https://s3.example.org"
+    )
+    async with process(path, crash=True) as first:
+        job = first.get("fake").submit(JobRequest(input={"text": "a"}, destination=secret))
+        await job.wait_recorded()
+        assert job.memory_only
+    assert await stored(path) == []
+    assert b"very-secret" not in await asyncio.to_thread(path.read_bytes)
+
+
+async def test_an_input_that_does_not_fit_any_more_fails_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True) as first:
+        job = ask(first.get("fake"), "a")
+        await job.wait_recorded()
+    async with process(path, handler="PickyUpper") as second:
+        revived = second.get("fake").get(job.id, ANYONE)
+        assert (revived.status, revived.error) == (
+            "FAILED",
+            "after a new start its input does not fit: $.text: too short by now",
+        )
+
+
+async def test_jobs_of_a_service_that_does_not_run_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True) as first:
+        job = ask(first.get("fake"), "a")
+        await job.wait_recorded()
+    other = ServiceConfig(name="other", handler="tests.fakes:Upper", device="cpu")
+    registry = Registry(Config(profile="test", services={"other": other}), journal=Journal(path))
+    await registry.start()
+    await registry.close()
+    assert [record.job_id for record in await stored(path)] == [job.id]
+
+
+async def test_a_job_that_cannot_be_recorded_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with process(tmp_path / "jobs.db") as registry:
+        service = registry.get("fake")
+        _fill_disk(monkeypatch)
+        job = ask(service, "a")
+        with pytest.raises(Unavailable, match=FULL):
+            await job.wait_recorded()
+        with pytest.raises(JobNotFound):
+            service.get(job.id, ANYONE)
+        with pytest.raises(Unavailable, match=FULL):
+            ask(service, "b")
+        assert not service.busy
+
+
+async def test_a_disk_that_fills_while_a_job_runs_keeps_no_result_from_its_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with process(tmp_path / "jobs.db") as registry:
+        job = ask(registry.get("fake"), "a")
+        await job.wait_recorded()
+        await until(gated(registry).entered.is_set)
+        _fill_disk(monkeypatch)
+        gated(registry).gate.set()
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+        assert output(job) == {"text": "A"}
+
+
+def _fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def commit(*arguments: Any) -> None:
+        raise OSError(28, FULL)
+
+    monkeypatch.setattr("aiservices.journal.store.Store.commit", commit)

@@ -1,0 +1,1 @@
+"""The journal: what is written of jobs, and what is read back."""
