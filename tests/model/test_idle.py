@@ -84,6 +84,13 @@ async def test_a_model_in_use_stays_however_long_a_job_takes() -> None:
         await until(lambda: service.state is ServiceState.COLD)
 
 
+async def test_a_model_stays_while_a_job_waits_for_companions() -> None:
+    handler = Watched()
+    async with running(handler, idle_s=SOON_S, batch_wait_s=5 * SOON_S) as service:
+        assert await ended(service, ask(service, "a")) == ["COMPLETED"]
+        assert handler.events == ["load", "predict"]
+
+
 async def test_jobs_that_come_while_it_unloads_wait_and_none_is_lost() -> None:
     handler = Watched()
     async with running(handler, idle_s=SOON_S) as service:
