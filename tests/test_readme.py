@@ -70,7 +70,9 @@ def served(arguments: Sequence[str]) -> Iterator[str]:
     """A process that serves as ``scripts/serve`` does with these arguments, but on a free port; gives its address."""
     profile = [f"--profile={word}" if place == 0 else word for place, word in enumerate(arguments)]
     command = [sys.executable, "-m", "aiservices", "serve", *profile, "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    environment = {**os.environ, "AISERVICES_JOURNAL_PATH": "off"}  # it would lie in the working tree
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=null, text=True)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     yield next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))

@@ -70,7 +70,7 @@ async def served(profile: str) -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "aiservices", "serve", "--profile", profile, "--port", "0"),
         cwd=ROOT,
-        env={**os.environ, "AISERVICES_LOG_LEVEL": "error"},
+        env={**os.environ, "AISERVICES_LOG_LEVEL": "error", "AISERVICES_JOURNAL_PATH": "off"},
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None

@@ -73,7 +73,8 @@ class Peer:
 
 
 def ours(name: str, title: str, checkout: Path) -> Peer:
-    """Return the server of a checkout, run by this interpreter."""
+    """Return the server of a checkout, run by this interpreter, without a journal: no peer has one."""
+    knows_journal = (checkout / "aiservices" / "journal").is_dir()  # an earlier one refuses the variable
     return Peer(
         name,
         title,
@@ -85,6 +86,7 @@ def ours(name: str, title: str, checkout: Path) -> Peer:
             "AISERVICES_CONFIG": str(checkout / "services.toml"),
             "AISERVICES_LOG_LEVEL": "error",
             "PYTHONPATH": str(checkout),
+            **({"AISERVICES_JOURNAL_PATH": "off"} if knows_journal else {}),
         },
         checkout=checkout,
         start_s=2.0,
