@@ -23,6 +23,7 @@ from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
+from aiservices.model import MemoryBudget, check_budget
 from aiservices.outputs import OutputStore
 from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
@@ -50,10 +51,11 @@ class Registry:
         journal: keeps accepted jobs beyond the process, not opened yet; None: memory alone does.
 
     Raises:
-        ConfigError: a handler cannot be imported or is no handler.
+        ConfigError: a handler cannot be imported or is no handler, or a service alone passes its device's bound.
     """
 
     def __init__(self, config: Config, *, fetcher: Fetcher | None = None, journal: Journal | None = None) -> None:
+        check_budget(config)
         self.config = config
         self.metrics = Metrics()
         self.broken_event = asyncio.Event()
@@ -80,6 +82,7 @@ class Registry:
             pool=self._pool,
             children=self._children,
             load_slot=asyncio.Lock(),
+            budget=MemoryBudget(config.server.device_memory_gib),
             worker_id=_worker_id(),
             on_broken=self.broken_event.set,
             journal=journal,

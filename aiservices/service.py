@@ -25,7 +25,7 @@ from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, JobStatus, 
 from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
-from aiservices.model import LoadFailed, Model, ServiceState
+from aiservices.model import LoadFailed, MemoryBudget, Model, ServiceState
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
 from aiservices.sandbox import Children
@@ -47,6 +47,7 @@ class Shared:
         pool: threads for preprocessing and postprocessing.
         children: processes for what may crash or hang.
         load_slot: held while a model loads.
+        budget: of each device's memory.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
         journal: keeps accepted jobs beyond the process; None: memory alone does.
@@ -60,6 +61,7 @@ class Shared:
     pool: Executor
     children: Children
     load_slot: asyncio.Lock
+    budget: MemoryBudget
     worker_id: str
     on_broken: Callable[[], None]
     journal: Journal | None = None
@@ -83,7 +85,8 @@ class Service:
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
         self._records = JobRecords(shared.journal)
         self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id, self._records)
-        self._model = Model(handler, config, shared.store, shared.load_slot, metrics)
+        self._share = shared.budget.share(config.memory_gib, lambda: self._pipeline.idle_since, self._jobs.changed.set)
+        self._model = Model(handler, config, shared.store, shared.load_slot, metrics, self._share)
         tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
         self._pipeline = Pipeline(handler, config, self._jobs, self._model.thread, tools, metrics)
         self._work: asyncio.Task[None] | None = None
@@ -275,9 +278,9 @@ class Service:
 
     async def _load_and_run_until_unused(self) -> None:
         await self._model.load()
-        await self._pipeline.run()
+        await self._pipeline.run(self._share.wanted_back)
         self._rested = True
-        await self._model.rest(f"nobody used the model for {self.config.idle_s:g} s: it is being unloaded")
+        await self._model.rest()
 
     def _read_input(self, payload: Mapping[str, Any]) -> Any:
         given = read_input(self.handler.Input, payload)

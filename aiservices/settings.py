@@ -62,6 +62,12 @@ class ServerConfig:
         0.0, "most GiB in that folder: models used longest ago are removed, never one in use; 0: no bound"
     )
     pool_threads: Positive = setting(2, "threads that decode, tokenise and encode beside the models")
+    device_memory_gib: dict[str, Gib] = attrs.field(
+        factory=dict,
+        metadata={
+            MEANING: 'most GiB of models by device, as `{ "cuda:0" = 70 }`: idle ones give way to others; none: any'
+        },
+    )
     decoder_processes: Positive = setting(2, "processes that decode pictures and sound that callers send")
     decode_timeout_s: PositiveSeconds = setting(
         10.0, "seconds that one picture or sound may take to decode; its decoder is then killed"

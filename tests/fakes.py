@@ -16,6 +16,7 @@ from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher
 from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
 from aiservices.metrics import Metrics
+from aiservices.model import MemoryBudget
 from aiservices.outputs import OutputStore
 from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
@@ -234,6 +235,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
         pool=pool or ThreadPoolExecutor(1),
         children=Children(Limits(processes=1, wall_s=10, memory_bytes=1 << 31)),
         load_slot=asyncio.Lock(),
+        budget=MemoryBudget({}),
         worker_id="worker",
         on_broken=lambda: None,
     )

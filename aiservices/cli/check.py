@@ -16,7 +16,7 @@ from aiservices.cli.packages import extra_of, packages_are_known, packages_of
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError
 from aiservices.keys import KeyRing
-from aiservices.model import check_memory, option_folders, resolve_device
+from aiservices.model import check_budget, check_memory, full_name, option_folders, resolve_device
 from aiservices.registry import load_handler
 from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.storage import ModelStore
@@ -102,6 +102,12 @@ def _memory(config: Config) -> Iterator[Finding]:
     sums: dict[str, float] = defaultdict(float)
     for service in config.services.values():
         sums[resolve_device(service.device)] += service.memory_gib
+    try:
+        check_budget(config)
+    except ServiceError as error:
+        yield Finding("WRONG", "memory", str(error))
+    bounds = {full_name(device): bound for device, bound in config.server.device_memory_gib.items() if bound}
+    sums = {device: min(gib, bounds.get(full_name(device), gib)) for device, gib in sums.items()}
     for device, gib in sums.items():
         try:
             check_memory(gib or SOME_GIB, device)

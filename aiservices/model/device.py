@@ -34,6 +34,13 @@ def check_memory(memory_gib: float, device: str) -> None:
         raise ServiceError(f"it needs {memory_gib:g} GiB on {device}, where {free_gib:.1f} GiB are free (memory_gib)")
 
 
+def allocated_gib(device: str) -> float:
+    """What this process's tensors hold of a GPU; 0 on a CPU, whose memory no model gives back by itself alone."""
+    if not device.startswith("cuda"):
+        return 0.0
+    return float(importlib.import_module("torch").cuda.memory_allocated(device)) / 2**30
+
+
 def _free_bytes(device: str) -> float:
     if device.startswith("cuda"):
         free, _ = importlib.import_module("torch").cuda.mem_get_info(device)

@@ -24,7 +24,8 @@ from aiservices.errors import ModelBroken, ServiceError
 from aiservices.handler import Handler
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
-from aiservices.model.device import check_memory, resolve_device
+from aiservices.model.budget import Share
+from aiservices.model.device import allocated_gib, check_memory, resolve_device
 from aiservices.model.thread import ModelThread, forget_model, keep_out_of_collections
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore, Progress
@@ -58,6 +59,7 @@ class Model:
         store: fetches the files.
         load_slot: held while a model loads: one at a time, so that memory and imports do not race.
         metrics: of the service.
+        share: of its device's memory.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Model:
         store: ModelStore,
         load_slot: asyncio.Lock,
         metrics: ServiceMetrics,
+        share: Share,
     ) -> None:
         self.state = ServiceState.COLD
         self.reason: str | None = None
@@ -79,6 +82,7 @@ class Model:
         self._store = store
         self._load_slot = load_slot
         self._metrics = metrics
+        self._share = share
         self._in_memory = False
         self._unloading: asyncio.Future[None] | None = None
         metrics.state(self.state)
@@ -96,13 +100,17 @@ class Model:
         began = time.monotonic()
         try:
             model_dir, options = await self._fetch()
+            device = await asyncio.wrap_future(self.thread.submit(partial(resolve_device, self._config.device)))
+            await self._share.take(device, self._say)
             async with self._load_slot:
                 self.reason = "the model is being loaded"
                 self._in_memory = True
-                device = await asyncio.wrap_future(self.thread.submit(partial(self._load_here, model_dir, options)))
+                load = partial(self._load_here, model_dir, device, options)
+                self._share.measured(await asyncio.wrap_future(self.thread.submit(load)))
         except Exception as error:
             reason = self._why(error)
             await self.unload()
+            self._share.give_back()
             self._set(ServiceState.FAILED, reason)
             raise LoadFailed(reason) from None
         self._set(ServiceState.READY, None)
@@ -114,22 +122,21 @@ class Model:
         log.critical("service.broken", service=self._config.name, reason=reason)
         self._set(ServiceState.FAILED, reason)
 
-    async def rest(self, reason: str) -> None:
+    async def rest(self) -> None:
         """Unload a model that nobody uses; it is COLD then, and may be loaded again.
-
-        Args:
-            reason: why it is not READY meanwhile.
 
         Raises:
             ModelBroken: it did not unload in time, so its thread hangs.
         """
         began = time.monotonic()
-        self._set(ServiceState.UNLOADING, reason)
+        why = "another needs its memory" if self._share.leaving else f"nobody used it for {self._config.idle_s:g} s"
+        self._set(ServiceState.UNLOADING, f"the model is being unloaded: {why}")
         if not await self.unload():
             raise ModelBroken(f"the model hangs: it did not unload within {UNLOAD_TIMEOUT_S:g} s")
+        self._share.give_back()
         self._set(ServiceState.COLD, None)
         seconds = round(time.monotonic() - began, 3)
-        log.info("service.rests", service=self._config.name, reason=reason, seconds=seconds)
+        log.info("service.rests", service=self._config.name, reason=why, seconds=seconds)
 
     async def unload(self) -> bool:
         """Give the memory back, on the model's thread; that of a broken model is left to the end of the process.
@@ -157,6 +164,7 @@ class Model:
     async def close(self) -> None:
         """Unload and let the thread end."""
         await self.unload()
+        self._share.give_back()
         self.thread.stop()
         self._set(ServiceState.STOPPED, None)
 
@@ -175,6 +183,9 @@ class Model:
             local[option] = str(await self._store.resolve(uri, on_progress, option=option))
         return model_dir, {**self._config.options, **local}
 
+    def _say(self, reason: str) -> None:
+        self.reason = reason
+
     def _on_fetching(self, progress: Progress, what: str = "the model") -> None:
         self.reason = f"{what} is being fetched: {progress}"
 
@@ -187,13 +198,13 @@ class Model:
             log.error("service.load_failed", service=self._config.name, reason=reason, exc_info=error)
         return reason
 
-    def _load_here(self, model_dir: Path | None, options: Mapping[str, Any]) -> str:
-        """On the model's thread."""
-        device = resolve_device(self._config.device)
+    def _load_here(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> float:
+        """On the model's thread; return how many GiB of the device it took."""
         check_memory(self._config.memory_gib, device)
+        before_gib = allocated_gib(device)
         self._handler.load(model_dir, device, options)
         keep_out_of_collections()
-        return device
+        return allocated_gib(device) - before_gib
 
     def _unload_here(self) -> None:
         """On the model's thread."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -90,8 +90,16 @@ class Pipeline:
         """Whether nothing is on the model, being prepared or being finished."""
         return not self._on_model and not self._at_work
 
-    async def run(self) -> None:
+    @property
+    def idle_since(self) -> float | None:
+        """When the last job ended, on the loop's clock; None while the model is in use or not loaded."""
+        return self._jobs.idle_since if self._running and self.empty and not self._jobs.live_count else None
+
+    async def run(self, gives_way: Callable[[], bool] = bool) -> None:
         """Move jobs along until cancelled, or until nobody has used the model for ``idle_s``.
+
+        Args:
+            gives_way: asked whenever nobody uses the model, whether it has to be unloaded at once.
 
         Raises:
             ModelBroken: the device is beyond repair, or the model's thread hangs.
@@ -105,7 +113,7 @@ class Pipeline:
                 self._settle()
                 self._begin_preparing()
                 self._fill_model()
-                if self.empty and self._rest.due():
+                if self.empty and self._rest.due(gives_way):
                     return
                 await self._jobs.changed.wait()
                 self._jobs.changed.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from aiservices.jobs import JobManager
 from aiservices.timers import Timer
@@ -26,9 +27,17 @@ class Rest:
         """Note that the model has just been loaded: its time begins now."""
         self._began_at = self._jobs.now()
 
-    def due(self) -> bool:
-        """Whether nobody has used the model for ``idle_s``; looks again then, if so far nobody does."""
-        if self._idle_s == 0 or self._jobs.live_count:
+    def due(self, gives_way: Callable[[], bool]) -> bool:
+        """Whether nobody has used the model for ``idle_s``; looks again then, if so far nobody does.
+
+        Args:
+            gives_way: asked while nobody uses it whether another needs its memory, so that it may rest at once.
+        """
+        if self._jobs.live_count:
+            return False
+        if gives_way():
+            return True
+        if self._idle_s == 0:
             return False
         left_s = max(self._began_at, self._jobs.idle_since) + self._idle_s - self._jobs.now()
         if left_s > 0 and (self._timer is None or not self._timer.active):

@@ -84,6 +84,13 @@ async def test_a_model_in_use_stays_however_long_a_job_takes() -> None:
         await until(lambda: service.state is ServiceState.COLD)
 
 
+async def test_a_model_stays_while_a_job_waits_for_companions() -> None:
+    handler = Watched()
+    async with running(handler, idle_s=SOON_S, batch_wait_s=5 * SOON_S) as service:
+        assert await ended(service, ask(service, "a")) == ["COMPLETED"]
+        assert handler.events == ["load", "predict"]
+
+
 async def test_jobs_that_come_while_it_unloads_wait_and_none_is_lost() -> None:
     handler = Watched()
     async with running(handler, idle_s=SOON_S) as service:
@@ -93,7 +100,7 @@ async def test_jobs_that_come_while_it_unloads_wait_and_none_is_lost() -> None:
         assert service.state is ServiceState.UNLOADING
         assert service.takes_jobs
         jobs = [ask(service, "b"), service.submit(JobRequest(input={"action": "warmup"}))]
-        assert service.status(jobs[0])["reason"] == "nobody used the model for 0.01 s: it is being unloaded"
+        assert service.status(jobs[0])["reason"] == "the model is being unloaded: nobody used it for 0.01 s"
         handler.gate.set()
         assert await ended(service, *jobs) == ["COMPLETED"] * 2
     assert handler.events[:4] == ["load", "predict", "unload", "load"]
