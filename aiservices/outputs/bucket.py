@@ -18,6 +18,7 @@ from aiservices.errors import ServiceError
 from aiservices.jobs import OutputFile
 from aiservices.loops import LoopThread
 from aiservices.settings import OutputsConfig, S3Config
+from aiservices.storage.s3.session import bounded_session
 
 ATTEMPTS = 2
 """Tries of one request: a second one helps over a connection that broke, and ``timeout_s`` bounds both."""
@@ -116,6 +117,7 @@ class Uploader:
             raise ServiceError("the package aioboto3 is not installed (scripts/install PROFILE --with s3)") from None
         self._session = self._session or aioboto3.Session()  # keeps the description of S3, which takes long to read
         config = AioConfig(
+            http_session_cls=bounded_session(),
             connect_timeout=min(10.0, self._config.timeout_s),
             read_timeout=self._config.timeout_s,
             retries={"total_max_attempts": ATTEMPTS},

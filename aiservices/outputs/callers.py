@@ -91,7 +91,11 @@ class CallersBuckets:
     async def _upload(self, destination: Destination, file: OutputFile, key: str) -> str:
         lifetime_s = self._config.url_lifetime_s
         try:
+            # Checked again: what was allowed when the job came may not be any more, and no other URL can be signed.
+            self._putter.check_url(destination.endpoint_url, field=ENDPOINT_FIELD)
             signed = await asyncio.to_thread(sign_upload, destination, key, file, url_lifetime_s=lifetime_s)
+        except FetchError as error:
+            raise JobFailed(f"the store {error.reason}") from None
         except ServiceError as error:
             raise JobFailed(str(error)) from None
         for attempt in range(1, ATTEMPTS + 1):

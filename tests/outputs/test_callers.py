@@ -10,10 +10,11 @@ import pytest
 
 from aiservices.callers import ANYONE
 from aiservices.errors import JobFailed
+from aiservices.fetch import Fetcher
 from aiservices.jobs import Job, JobRequest, OutputFile
 from aiservices.outputs.callers import CallersBuckets
 from aiservices.service import Service
-from aiservices.settings import OutputsConfig
+from aiservices.settings import FetchConfig, OutputsConfig
 from tests.fakes import NoNetwork
 from tests.outputs.samples import LIMIT_S, Speak, ask, destination, running
 
@@ -105,6 +106,12 @@ async def test_a_silent_store_holds_neither_the_model_nor_the_slots_of_others(st
         assert {job.status.value for job in stuck} == {"IN_PROGRESS"}
         for job in stuck:
             service.cancel(job.id, ANYONE)
+
+
+async def test_an_endpoint_that_cannot_be_signed_is_refused_in_words() -> None:
+    buckets = CallersBuckets(OutputsConfig(), Fetcher(FetchConfig()))
+    with pytest.raises(JobFailed, match="the store has "):
+        await buckets.upload(destination("http://[2001:0:1:1::7f00fffe]"), (FILE,), lambda file: file.name)
 
 
 class Silent(NoNetwork):

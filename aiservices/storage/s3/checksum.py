@@ -17,7 +17,7 @@ Verified = Literal["sha256", "etag", "size"]
 BLOCK_BYTES = 4 * 2**20
 
 _PLAIN = re.compile(r"^[0-9a-f]{32}$")
-_PARTS = re.compile(r"^[0-9a-f]{32}-(?P<count>[1-9]\d*)$")
+_PARTS = re.compile(r"^[0-9a-f]{32}-(?P<count>[1-9]\d{0,4})$")  # S3 takes 10 000 parts
 
 _USUAL_PART_MIB = (8, 5, 16, 10, 15, 25, 32, 50, 64, 100, 128, 256, 512, 1024)
 """Part sizes of common uploaders: the AWS tools (8), rclone (5), MinIO's mc (16, 64, 128), s3cmd (15), s5cmd (50)."""

@@ -17,6 +17,7 @@ from aiservices.errors import ServiceError
 from aiservices.logs import get_logger
 from aiservices.settings import S3Config
 from aiservices.storage.s3.location import Location
+from aiservices.storage.s3.session import bounded_session
 
 T = TypeVar("T")
 
@@ -94,6 +95,7 @@ async def connect(settings: S3Config) -> AsyncIterator[Any]:
         region_name=settings.region or None,
     )
     config = AioConfig(
+        http_session_cls=bounded_session(),
         max_pool_connections=settings.max_concurrency,
         connect_timeout=settings.connect_timeout_s,
         read_timeout=settings.read_timeout_s,
@@ -106,7 +108,14 @@ async def connect(settings: S3Config) -> AsyncIterator[Any]:
         response_checksum_validation="when_required",
     )
     async with session.client("s3", endpoint_url=settings.endpoint_url or None, config=config) as client:
+        client.meta.events.register_last("before-parameter-build.s3", _ask_region_once)
         yield client
+
+
+def _ask_region_once(model: Any, context: dict[str, Any], **_: Any) -> None:
+    """Let botocore ask for a bucket's region once: where the answer names none, it would ask again for ever."""
+    if model.name == "HeadBucket":
+        context["s3_redirect"]["redirected"] = True
 
 
 @cache
@@ -217,6 +226,8 @@ def _explain(location: Location, what: str, error: Exception) -> ServiceError:
         reason = REASONS[code_of(error)]
     elif type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         reason = "no keys are set (AISERVICES_S3_ACCESS_KEY_ID and AISERVICES_S3_SECRET_ACCESS_KEY, or a role)"
+    elif 300 <= status_of(error) < 400:
+        reason = f"the store redirects elsewhere ({status_of(error)}), which is not followed: name its own address"
     elif is_transient(error):
         kind, reason = Unreachable, f"the store gave no usable answer in any attempt: {_describe(error)}"
     else:

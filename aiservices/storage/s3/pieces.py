@@ -178,8 +178,8 @@ class Source:
         headers: Mapping[str, str] = response.headers
         if headers.get("ETag", "").strip('"') != remote.etag:  # from a store that ignores If-Match
             raise Changed(remote.path)
-        if (offered := int(headers.get("Content-Length", -1))) != wanted:
-            raise Truncated(f"{remote.path}: {offered} bytes are offered where {wanted} were requested")
+        if (offered := headers.get("Content-Length", "none")) != str(wanted):
+            raise Truncated(f"{remote.path}: {offered[:20]} bytes are offered where {wanted} were requested")
         encryption = headers.get("x-amz-server-side-encryption", "")
         if "kms" in encryption or headers.get("x-amz-server-side-encryption-customer-algorithm"):
             self.opaque.add(remote.path)

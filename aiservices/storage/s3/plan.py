@@ -14,6 +14,9 @@ from aiservices.storage.s3.remote import RemoteObject
 MAX_PIECE_BYTES = 64 * 2**20
 """Larger parts of an upload are not used as pieces: an interruption would lose more."""
 
+MIN_PIECE_BYTES = 2**20
+"""Smaller parts, which S3 refuses (below 5 MiB), are not used either: each piece takes memory."""
+
 MAX_REQUEST_BYTES = 64 * 2**20
 """The most that one request asks for: adjacent pieces, since each request costs both sides a millisecond."""
 
@@ -65,7 +68,7 @@ def plan_target(remote: RemoteObject, piece_bytes: int, reported_part_bytes: int
     if parts is None:
         return Target(remote, piece_bytes)
     part_bytes = reported_part_bytes or usual_part_bytes(remote.size, parts)
-    if part_bytes is not None and part_bytes <= MAX_PIECE_BYTES:
+    if part_bytes is not None and MIN_PIECE_BYTES <= part_bytes <= MAX_PIECE_BYTES:
         piece_bytes = part_bytes
     return Target(remote, piece_bytes, part_bytes, reported_part_bytes is not None)
 

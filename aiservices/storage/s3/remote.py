@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -14,9 +15,19 @@ from aiservices.settings import S3Config
 from aiservices.storage.s3.client import retried, status_of
 from aiservices.storage.s3.location import Location, holds_weights, select_files
 from aiservices.storage.s3.marker import MARKER
+from aiservices.storage.s3.session import MAX_ANSWER_BYTES
 
 MAX_OBJECTS = 100_000
 """A prefix with more objects than that is not a model."""
+
+MAX_PAGES = 1_000
+"""Of a listing: ten times what ``MAX_OBJECTS`` take, since a page may hold fewer than it could, or none."""
+
+MAX_MODEL_BYTES = 4 * 2**40
+"""In all: the largest open models have 2 TB. Each piece of a file that is to be downloaded takes memory."""
+
+MAX_PATH_BYTES = 1024
+"""S3's own bound on keys."""
 
 MANIFEST = "SHA256SUMS"
 """Name of the manifest, in the form of ``sha256sum``; ``sha256sum -c SHA256SUMS`` checks a folder with it."""
@@ -54,8 +65,10 @@ async def list_model(
     Raises:
         ServiceError: there are none, or a key would be written outside of the model's folder.
     """
-    entries = await _list(client, location, settings)
-    objects = [_read(entry, location) for entry in entries if not entry["Key"].endswith("/")]
+    with _proper_answers():
+        entries = await _list(client, location, settings)
+        objects = [_read(entry, location) for entry in entries if not entry["Key"].endswith("/")]
+    _check_listing(objects)
     objects = [found for found in objects if found.path != MARKER]
     wanted = set(select_files(location, [found.path for found in objects]))
     _check_model(location, [found.path for found in objects], wanted, weights=weights)
@@ -76,16 +89,21 @@ async def read_manifest(
     Raises:
         ServiceError: it names files that are not there, as after an interrupted upload.
     """
-    if not any(each.path == MANIFEST for each in objects):
+    listed = next((each for each in objects if each.path == MANIFEST), None)
+    if listed is None:
         return {}
+    if listed.size > MAX_ANSWER_BYTES:
+        raise ServiceError(f"{MANIFEST} has more than {MAX_ANSWER_BYTES} bytes")
 
     async def read() -> bytes:
         response = await client.get_object(Bucket=location.bucket, Key=location.below + MANIFEST)
         async with response["Body"] as body:
-            content: bytes = await body.read()
+            content: bytes = await body.read()  # no more than MAX_ANSWER_BYTES, whatever was listed
         return content
 
-    sums = parse_manifest((await retried(settings, read)).decode("utf-8", errors="replace"))
+    with _proper_answers():
+        content = await retried(settings, read)
+    sums = parse_manifest(content.decode("utf-8", errors="replace"))
     wanted = select_files(location, list(sums))
     missing = sorted(set(wanted) - {each.path for each in objects})
     if missing:
@@ -107,7 +125,7 @@ def write_manifest(sums: Mapping[str, str]) -> str:
 async def _list(client: Any, location: Location, settings: S3Config) -> list[Mapping[str, Any]]:
     entries: list[Mapping[str, Any]] = []
     query: dict[str, Any] = {"Bucket": location.bucket, "Prefix": location.below}
-    while True:
+    for _ in range(MAX_PAGES):
         page = await retried(settings, lambda: client.list_objects_v2(**query))
         entries += page.get("Contents", ())
         if len(entries) > MAX_OBJECTS:
@@ -115,12 +133,37 @@ async def _list(client: Any, location: Location, settings: S3Config) -> list[Map
         if not page.get("IsTruncated"):
             return entries
         query["ContinuationToken"] = page["NextContinuationToken"]
+    raise ServiceError(f"its listing did not end in {MAX_PAGES} pages; that is not a model")
+
+
+@contextmanager
+def _proper_answers() -> Iterator[None]:
+    """Say of an answer that no S3 store gives that it is one, whatever the client makes of it."""
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ServiceError(f"the store does not answer as S3 does ({type(error).__name__})") from error
 
 
 def _read(entry: Mapping[str, Any], location: Location) -> RemoteObject:
-    path = str(entry["Key"]).removeprefix(location.below)
+    key, size = str(entry["Key"]), int(entry["Size"])
+    if not key.startswith(location.below) or size < 0:
+        raise ServiceError(f"the store lists {key[:MAX_PATH_BYTES]!r} of {size} bytes, which was not asked for")
+    path = key.removeprefix(location.below)
     check_path(path)
-    return RemoteObject(path, int(entry["Size"]), str(entry["ETag"]).strip('"'))
+    return RemoteObject(path, size, str(entry["ETag"]).strip('"'))
+
+
+def _check_listing(objects: Sequence[RemoteObject]) -> None:
+    """Refuse a listing that is no model's.
+
+    Raises:
+        ServiceError: a key twice, or more bytes in all than a model has.
+    """
+    if len({each.path for each in objects}) < len(objects):
+        raise ServiceError("the store lists a key twice")
+    if sum(each.size for each in objects) > MAX_MODEL_BYTES:
+        raise ServiceError(f"more than {MAX_MODEL_BYTES // 2**40} TiB there; that is not a model")
 
 
 def check_path(path: str) -> None:
@@ -131,8 +174,10 @@ def check_path(path: str) -> None:
     """
     parts = path.split("/")
     bad = any(part in ("", ".", "..") or len(part.encode()) > MAX_NAME_BYTES for part in parts)
-    if bad or "\\" in path or not path.isprintable():
-        raise ServiceError(f"the key {path!r} cannot be a file below the model's folder; nothing was downloaded")
+    if bad or len(path.encode()) > MAX_PATH_BYTES or "\\" in path or not path.isprintable():
+        raise ServiceError(
+            f"the key {path[:MAX_PATH_BYTES]!r} cannot be a file below the model's folder; nothing was downloaded"
+        )
 
 
 def _check_model(location: Location, paths: list[str], wanted: set[str], *, weights: bool) -> None:
@@ -159,5 +204,6 @@ async def upload_part_bytes(client: Any, location: Location, remote: RemoteObjec
         if status_of(error) in (400, 416, 501):
             return None
         raise
-    reported = first.get("PartsCount") or first["ContentLength"] < remote.size
-    return int(first["ContentLength"]) if reported else None
+    with _proper_answers():
+        length = int(first["ContentLength"])
+    return length if length > 0 and (first.get("PartsCount") or length < remote.size) else None
