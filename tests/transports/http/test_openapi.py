@@ -201,3 +201,18 @@ def _contents(node: Any) -> list[Any]:
         return []
     own = [media for media in node["content"].values() if "schema" in media] if "content" in node else []
     return own + [found for child in node.values() for found in _contents(child)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://s3.eu-central-1.amazonaws.com",
+        "https://store.some.deep.example.com:9000/base",
+        "http://203.0.113.200:65535",
+        "https://[2606:4700::1111]:443",
+    ],
+)
+async def test_the_endpoints_that_are_taken_fit_the_documents_pattern(aiohttp_client: MakeClient, url: str) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    store = (await document_of(client))["components"]["schemas"]["Destination"]["properties"]["endpointUrl"]
+    assert re.search(store["pattern"], url)
