@@ -61,7 +61,7 @@ class KeyRing:
     def __init__(self, server: ServerConfig) -> None:
         self._plain = server.api_keys
         self._path = Path(server.keys_file) if server.keys_file else None
-        self.needed = bool(self._plain) or self._path is not None
+        self.needed = server.needs_keys
         """Whether callers need a key."""
         self._changed_at: tuple[int, int] | None = None
         self._callers: Mapping[bytes, Caller] = {}

@@ -28,6 +28,9 @@ EXECUTION_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 12
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
+COMMIT_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+"""A few rows without a disk's answer take 0.1 ms; a full disk or a slow one, seconds."""
+
 LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 """Event loop lag: above 0.1 s something blocks the loop."""
 
@@ -44,6 +47,15 @@ class Metrics:
         self._series = _Series(registry)
         self._rejected = Counter(
             "aiservices_requests_rejected", "Requests refused, by error code.", ["service", "code"], registry=registry
+        )
+        self._commit = Histogram(
+            "aiservices_journal_commit_seconds",
+            "Time of one commit of the journal.",
+            buckets=COMMIT_BUCKETS_S,
+            registry=registry,
+        )
+        self._journal_bytes = Gauge(
+            "aiservices_journal_bytes", "The journal's file and its write-ahead log.", registry=registry
         )
         self._lag = Histogram(
             "aiservices_event_loop_lag_seconds",
@@ -65,6 +77,11 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Note how late the event loop woke up."""
         self._lag.observe(seconds)
+
+    def journal_commit(self, seconds: float, file_bytes: int) -> None:
+        """Note a commit of the journal and how large its file is."""
+        self._commit.observe(seconds)
+        self._journal_bytes.set(file_bytes)
 
     def render(self) -> tuple[bytes, str]:
         """Return everything as Prometheus text, and its content type."""

@@ -130,6 +130,7 @@ class Registry:
         if self._journal is None:
             return
         self._journal.on_refused = self._on_refused
+        self._journal.on_commit = self.metrics.journal_commit
         records = await self._journal.open()
         by_service: dict[str, list[JobRecord]] = {}
         for record in records:

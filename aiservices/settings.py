@@ -91,6 +91,11 @@ class ServerConfig:
         2000, "most connections; above it idle ones are closed, and where none is idle, new ones get probes only"
     )
 
+    @property
+    def needs_keys(self) -> bool:
+        """Whether callers need a key."""
+        return bool(self.api_keys or self.keys_file)
+
 
 @attrs.frozen(kw_only=True)
 class FetchConfig:

@@ -20,6 +20,8 @@ SERIES = {
     ("aiservices_model_state", "gauge", ("service", "state")),
     ("aiservices_webhooks_total", "counter", ("result", "service")),
     ("aiservices_event_loop_lag_seconds", "histogram", ()),
+    ("aiservices_journal_commit_seconds", "histogram", ()),
+    ("aiservices_journal_bytes", "gauge", ()),
 }
 """The wire: dashboards and alerts are built on these names, types and labels."""
 
@@ -41,6 +43,7 @@ def with_everything() -> Metrics:
     echo.webhook("delivered")
     metrics.rejected("echo", "queue_full")
     metrics.loop_lag(0.02)
+    metrics.journal_commit(0.002, 4096)
     return metrics
 
 

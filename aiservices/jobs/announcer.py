@@ -55,6 +55,7 @@ class Announcer:
             service=job.service,
             job_id=job.id,
             attempt=attempt,
+            tenant=job.request.caller.tenant,
             trace=job.request.trace,
             on_settled=partial(self._records.delivered, job, attempt),
         )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 
 from aiservices.callers import Caller
@@ -20,6 +21,7 @@ from aiservices.jobs.status import Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.journal import (
     QUEUED,
+    RETRY_S,
     RUNNING,
     Accepted,
     Delivered,
@@ -33,14 +35,12 @@ from aiservices.journal import (
     StoredOutput,
 )
 from aiservices.logs import get_logger
+from aiservices.trace import Trace
 
 if TYPE_CHECKING:
     from aiservices.jobs.manager import JobManager
 
 log = get_logger(__name__)
-
-RETRY_AFTER_S = 1.0
-"""The journal tries again this often while the disk refuses."""
 
 _PLAIN = (
     "input_bytes",
@@ -50,6 +50,7 @@ _PLAIN = (
     "webhook",
     "stream_bytes",
     "idempotency_key",
+    "request_id",
 )
 """Attributes of a request that are kept as they are."""
 
@@ -94,7 +95,8 @@ class JobRecords:
             secret = msgspec.to_builtins(request.destination)
         kept = {name: getattr(request, name) for name in _PLAIN}
         caller = {"tenant": request.caller.tenant, "key": request.caller.key}
-        shown = {"input": raw, "fingerprint": request.fingerprint.hex(), **caller, **kept}
+        trace = None if request.trace is None else attrs.asdict(request.trace)
+        shown = {"input": raw, "fingerprint": request.fingerprint.hex(), "trace": trace, **caller, **kept}
         accepted = Accepted(
             job_id=job.id,
             service=job.service,
@@ -156,7 +158,7 @@ class JobRecords:
         if self._journal is not None and job.recorded:
             await self._journal.committed(job.position)
         if job.refused is not None:
-            raise Unavailable(job.refused, RETRY_AFTER_S)
+            raise Unavailable(job.refused, RETRY_S)
 
     def when_written(self, job: Job, call: Callable[[], None]) -> None:
         """Make a call once what happened to the job last is written."""
@@ -177,6 +179,7 @@ class JobRecords:
             input=kept.get("input") or {},
             destination=None if record.secret is None else msgspec.convert(record.secret, Destination),
             fingerprint=bytes.fromhex(kept.get("fingerprint", "")),
+            trace=Trace(**kept["trace"]) if kept.get("trace") else None,
             caller=Caller(tenant=kept.get("tenant", ""), key=kept.get("key", "")),
             **{name: kept[name] for name in _PLAIN if name in kept},
         )

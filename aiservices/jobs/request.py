@@ -72,7 +72,7 @@ class JobRequest:
     stream_bytes: int | None = None
     idempotency_key: str | None = None
     request_id: str = ""
-    trace: Trace = attrs.field(factory=Trace)
+    trace: Trace | None = None
     fingerprint: bytes = b""
     caller: Caller = ANYONE
     is_warmup: bool = attrs.field(init=False)

@@ -48,7 +48,7 @@ class Restorer:
 
     def _restore(self, record: JobRecord) -> None:
         job = self._records.revive(record, self._jobs)
-        misfit = record.unreadable or self._read(job)
+        misfit = self._read(job, record.unreadable)
         if job.ended:
             self._jobs.restore(job)
             if record.webhook_due:
@@ -64,11 +64,11 @@ class Restorer:
         if misfit is not None:
             job.finish(Stage.FAILED, error=misfit)
 
-    def _read(self, job: Job) -> str | None:
-        """Check the input again; return why it does not fit. One that nobody needs any more is let go."""
-        if job.ended and job.status not in RETRYABLE:
+    def _read(self, job: Job, unreadable: str | None) -> str | None:
+        """Check the input again; return why it does not fit. One that nobody needs, or can use, is let go."""
+        if unreadable is not None or (job.ended and job.status not in RETRYABLE):
             job.request.forget_input()
-            return None
+            return unreadable
         try:
             job.request.input = self._read_input(job.request.input)
         except ServiceError as error:

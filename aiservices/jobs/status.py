@@ -39,7 +39,7 @@ class Stage(Enum):
     READY = ("ready", JobStatus.IN_QUEUE)
     RUNNING = ("running", JobStatus.IN_PROGRESS)
     FINISHING = ("finishing", JobStatus.IN_PROGRESS)
-    LEFT = ("left", JobStatus.IN_QUEUE)
+    LEFT = ("left", JobStatus.IN_QUEUE, True)
     """Waits in the journal for the next process."""
     COMPLETED = ("completed", JobStatus.COMPLETED)
     FAILED = ("failed", JobStatus.FAILED)
@@ -48,9 +48,9 @@ class Stage(Enum):
 
     __hash__ = object.__hash__  # an enum's own is Python, and each step of a job looks stages up
 
-    def __init__(self, label: str, status: JobStatus) -> None:
+    def __init__(self, label: str, status: JobStatus, leaves: bool = False) -> None:
         self.label = label
         self.status = status
-        self.waits = status is JobStatus.IN_QUEUE and label != "left"
+        self.waits = status is JobStatus.IN_QUEUE and not leaves
         self.ended = status in ENDED
-        self.over = self.ended or label == "left"
+        self.over = self.ended or leaves

@@ -4,9 +4,11 @@ from aiservices.journal.events import Accepted, Delivered, Ended, Event, Forgott
 from aiservices.journal.journal import Journal
 from aiservices.journal.records import QUEUED, RUNNING, JobRecord
 from aiservices.journal.store import read_offline
+from aiservices.journal.writer import RETRY_S
 
 __all__ = [
     "QUEUED",
+    "RETRY_S",
     "RUNNING",
     "Accepted",
     "Delivered",

@@ -34,11 +34,10 @@ class Journal:
         secret_key: 32 bytes as base64, that secrets of requests are encrypted with; None keeps none.
         on_refused: told, on the loop, the ids of jobs whose acceptance could not be written, and the reason; before
             those who wait for the acceptance wake.
-        on_commit: told, on the loop, of each commit: seconds, events, bytes of the file.
+        on_commit: told, on the loop, of each commit: seconds, bytes of the file.
 
     Attributes:
         failing: why nothing can be written now; None while all is well.
-        file_bytes: size of the file and its WAL at the last commit.
 
     Raises:
         ConfigError: the key has another form.
@@ -51,13 +50,12 @@ class Journal:
         sync: Literal["normal", "full"] = "normal",
         secret_key: str | None = None,
         on_refused: Callable[[Sequence[str], str], None] = _ignore,
-        on_commit: Callable[[float, int, int], None] = _ignore,
+        on_commit: Callable[[float, int], None] = _ignore,
     ) -> None:
         self.path = path
         self.on_refused = on_refused
         self.on_commit = on_commit
         self.failing: str | None = None
-        self.file_bytes = 0
         self._sync = sync
         self._box = SecretBox(secret_key) if secret_key is not None else None
         self._events: SimpleQueue[Event | None] = SimpleQueue()
@@ -112,10 +110,6 @@ class Journal:
         self._events.put(event)
         return self._written
 
-    def is_committed(self, position: int) -> bool:
-        """Whether everything up to that position is on the disk, or was refused."""
-        return position <= self._committed
-
     def when_committed(self, position: int, call: Callable[[], None]) -> None:
         """Make a call once everything up to there is on the disk, or as soon as the journal fails; now if it is so."""
         if self._is_settled(position):
@@ -148,12 +142,12 @@ class Journal:
             self._thread = None
             await asyncio.sleep(0)  # what the writer told last
 
-    def _has_committed(self, position: int, seconds: float, events: int, file_bytes: int) -> None:
+    def _has_committed(self, position: int, seconds: float, file_bytes: int) -> None:
         if self.failing is not None:
             log.info("journal.recovered")
-        self.failing, self.file_bytes = None, file_bytes
+        self.failing = None
         self._committed = position
-        self.on_commit(seconds, events, file_bytes)
+        self.on_commit(seconds, file_bytes)
         self._wake(position)
 
     def _has_failed(self, position: int, refused: Sequence[str], reason: str) -> None:

@@ -38,7 +38,7 @@ class Writer:
         events: what to write; None closes.
         loop: where the rest is called.
         opened: gets what is remembered, or why the file cannot be used.
-        committed: told the position, the seconds, the number of events and the file's bytes of a commit.
+        committed: told the position, the seconds and the file's bytes of a commit.
         failed: told the position, the refused acceptances and the reason of a commit that failed.
     """
 
@@ -48,13 +48,13 @@ class Writer:
         events: SimpleQueue[Event | None],
         loop: asyncio.AbstractEventLoop,
         opened: asyncio.Future[list[JobRecord]],
-        committed: Callable[[int, float, int, int], None],
+        committed: Callable[[int, float, int], None],
         failed: Callable[[int, Sequence[str], str], None],
     ) -> None:
         self._make, self._events, self._loop, self._opened = make, events, loop, opened
         self._committed, self._failed = committed, failed
         self._changes: dict[str, Change] = {}
-        self._taken = self._told = 0
+        self._taken = 0
         self._closing = self._failing = False
         self._is_tidy = True
 
@@ -133,8 +133,7 @@ class Writer:
             self._failing, self._is_tidy = False, False
             self._changes.clear()
             seconds, size = time.perf_counter() - begun, self._store.size_bytes()
-            self._post(self._committed, self._taken, seconds, self._taken - self._told, size)
-            self._told = self._taken
+            self._post(self._committed, self._taken, seconds, size)
 
     def _tidy(self) -> None:
         if not self._is_tidy:

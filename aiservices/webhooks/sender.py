@@ -13,7 +13,7 @@ import enum
 import functools
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -45,7 +45,11 @@ class WebhookResult(enum.StrEnum):
     DROPPED = "dropped"
     """Given up by us: too many were pending, of all, of its receiver or of its tenant."""
     CUT_SHORT = "cut_short"
-    """The process ended before the delivery did: it is still due."""
+    """The process ended before the delivery did."""
+
+
+_STILL_DUE = frozenset({WebhookResult.DROPPED, WebhookResult.CUT_SHORT})
+"""Not over for good: where there is a journal, the next process sends it."""
 
 
 class Poster(Protocol):
@@ -96,8 +100,6 @@ class WebhookSender:
         config: attempts, times, bounds, and the secrets to sign with.
         poster: sends through the guard.
         on_result: called on the loop once per :meth:`send`.
-        tenant_secrets: secrets of tenants that have their own; their deliveries are signed with those alone, so that
-            no other receiver can forge them.
         max_pending_bytes: bound on the bodies of all pending deliveries; one alone may exceed it.
         max_concurrency: how many POSTs may be under way; the others wait.
         sleep: waits between attempts, in seconds.
@@ -114,7 +116,6 @@ class WebhookSender:
         poster: Poster,
         on_result: OnResult,
         *,
-        tenant_secrets: Mapping[str, Sequence[str]] | None = None,
         max_pending_bytes: int = 256 * 1024 * 1024,
         max_concurrency: int = 32,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -126,10 +127,6 @@ class WebhookSender:
         self._on_result = on_result
         self._max_pending_bytes = max_pending_bytes
         self._keys = SigningKeys(config.secrets, config.secret)
-        self._tenant_keys = {
-            tenant: SigningKeys(secrets, where=f"tenant {tenant!r}: webhook_secrets")
-            for tenant, secrets in (tenant_secrets or {}).items()
-        }
         self._slots = HostSlots(max_concurrency, config.max_per_host)
         self._per_host, self._per_tenant = Share(config.max_pending_per_host), Share(config.max_pending_per_tenant)
         self._sleep = sleep
@@ -177,9 +174,10 @@ class WebhookSender:
             service: for the count.
             job_id: for the log and, with ``attempt``, for the id of the message.
             attempt: of the job, the one that has ended.
-            tenant: whose job it is; chooses the secrets and has a share of what may be pending.
+            tenant: whose job it is; it has a share of what may be pending.
             trace: the job's; each attempt is a child of it.
-            on_settled: called once it arrived or was given up for good; not where the end of the process cut it short.
+            on_settled: called once it arrived or its attempts are over; not where it was dropped, or cut short
+                by the end of the process.
         """
         delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace, on_settled)
         if self._closed:
@@ -255,12 +253,11 @@ class WebhookSender:
 
     async def _post(self, delivery: _Delivery, body: bytes) -> int:
         # Signed anew for each attempt, so that a receiver may refuse old timestamps and still take a retry.
-        keys = self._tenant_keys.get(delivery.tenant, self._keys)
         message, timestamp_s = message_id(delivery.job_id, delivery.attempt), int(self._clock())
         if len(body) <= SIGN_ON_LOOP_BYTES:
-            headers = keys.headers(message, timestamp_s, body)
+            headers = self._keys.headers(message, timestamp_s, body)
         else:
-            headers = await asyncio.to_thread(keys.headers, message, timestamp_s, body)
+            headers = await asyncio.to_thread(self._keys.headers, message, timestamp_s, body)
         if delivery.trace is not None:
             headers |= delivery.trace.child_headers()
         return await self._poster.post_json(delivery.url, body, headers=headers, timeout_s=self._config.timeout_s)
@@ -285,5 +282,5 @@ class WebhookSender:
         else:
             log.warning(f"webhook.{result}", reason=reason, **delivery.log_fields)
         self._on_result(delivery.service, delivery.job_id, delivery.attempt, result)
-        if delivery.on_settled is not None and result is not WebhookResult.CUT_SHORT:
+        if delivery.on_settled is not None and result not in _STILL_DUE:
             delivery.on_settled()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,37 @@ from typing import Any
 import pytest
 
 from aiservices.callers import ANYONE, Caller
-from aiservices.errors import JobNotFound, Unavailable
+from aiservices.errors import Conflict, JobNotFound, Unavailable
 from aiservices.jobs import Destination, JobRequest, fingerprint
 from aiservices.journal import JobRecord, Journal, read_offline
 from aiservices.registry import Registry
 from aiservices.settings import Config, ServerConfig, ServiceConfig
+from aiservices.trace import Trace
+from aiservices.webhooks import Poster
 from tests.fakes import Gated
 from tests.running import LIMIT_S, ask, output, until
 
+KEY = base64.b64encode(bytes(32)).decode()
 FULL = "no space left on the disk"
 
 
 @asynccontextmanager
 async def process(
-    path: Path, *, crash: bool = False, handler: str = "Gated", **settings: Any
+    path: Path,
+    *,
+    crash: bool = False,
+    handler: str = "Gated",
+    key: str | None = None,
+    poster: Poster | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Registry]:
     """One process' life on the journal's file; one that crashes tells the journal nothing of its end."""
     service = ServiceConfig(name="fake", handler=f"tests.fakes:{handler}", device="cpu", **settings)
     config = Config(server=ServerConfig(grace_s=0.0), profile="test", services={"fake": service})
-    journal = Journal(path)
+    journal = Journal(path, secret_key=key)
     registry = Registry(config, journal=journal)
+    if poster is not None:
+        registry._webhooks._poster = poster
     await registry.start()
     try:
         yield registry
@@ -256,3 +268,63 @@ def _fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, FULL)
 
     monkeypatch.setattr("aiservices.journal.store.Store.commit", commit)
+
+
+async def test_a_job_of_which_a_part_is_lost_fails_and_is_not_run_without_it(tmp_path: Path) -> None:
+    path, secret = (
+        tmp_path / "jobs.db",
+        Destination(
+            access_id="id", access_secret="very-secret", bucket_name="bucket", endpoint_url="https://s3.example.org"
+        ),
+    )
+    async with process(path, crash=True, key=KEY) as first:
+        job = first.get("fake").submit(JobRequest(input={"text": "a"}, destination=secret))
+        await job.wait_recorded()
+    async with process(path) as second:
+        revived = second.get("fake").get(job.id, ANYONE)
+        assert revived.status == "FAILED"
+        assert "AISERVICES_JOURNAL_KEY" in (revived.error or "")
+        with pytest.raises(Conflict, match="could not be read back"):
+            second.get("fake").retry(job.id, ANYONE)
+
+
+class Posts:
+    """Takes what the webhooks send; nothing goes out."""
+
+    def __init__(self) -> None:
+        self.seen: list[Mapping[str, str]] = []
+
+    def check_url(self, url: str, *, field: str) -> None:
+        """Every URL will do."""
+
+    async def post_json(self, url: str, body: bytes, *, headers: Mapping[str, str], timeout_s: float) -> int:
+        self.seen.append(headers)
+        return 200
+
+
+async def test_a_webhook_that_was_dropped_goes_out_at_the_next_start_with_its_id_and_trace(tmp_path: Path) -> None:
+    path, url, trace = tmp_path / "jobs.db", "https://hooks.example.org/", Trace()
+    async with process(path, crash=True, handler="Upper") as first:
+        first._webhooks._per_tenant.limit = 0
+        request = JobRequest(input={"text": "a"}, webhook=url, trace=trace, caller=Caller(tenant="shop", key="backend"))
+        job = first.get("fake").submit(request)
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+    assert [record.webhook_due for record in await stored(path)] == [True]
+    posts = Posts()
+    async with process(path, handler="Upper", poster=posts):
+        await until(lambda: bool(posts.seen))
+    headers = posts.seen[0]
+    assert headers["webhook-id"] == f"msg_{job.id}_1"
+    assert headers["traceparent"].split("-")[1] == trace.trace_id
+    assert [record.webhook_due for record in await stored(path)] == [False]
+
+
+async def test_commits_are_measured(tmp_path: Path) -> None:
+    async with process(tmp_path / "jobs.db", handler="Upper") as registry:
+        job = ask(registry.get("fake"), "a")
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+        shown = registry.metrics.render()[0].decode()
+    assert 'aiservices_journal_commit_seconds_bucket{le="+Inf"}' in shown
+    assert float(shown.split("\naiservices_journal_bytes ")[1].split()[0]) > 0

@@ -284,7 +284,7 @@ async def main():
     while journal.failing:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await asyncio.sleep(0.01)
-    assert journal.is_committed(end)
+    assert await journal.committed(end)
     print(len(kept))
     await journal.close()
 asyncio.run(main())

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping
-from functools import partial
 
 import attrs
-import pytest
 
-from aiservices.errors import ConfigError
 from aiservices.settings import WebhookConfig
-from aiservices.webhooks import SigningKeys, WebhookSender
-from tests.webhooks.bench import BODY, URL, Bench, Receiver, encoded
+from tests.webhooks.bench import URL, Bench, Receiver
 
 SILENT = "https://silent.example/"
-SECRET, OWN = ("whsec_" + base64.b64encode(bytes([each]) * 24).decode() for each in (1, 2))
 
 
 @attrs.define
@@ -67,22 +61,3 @@ async def test_jobs_without_a_tenant_share_no_tenants_bound() -> None:
     bench.send()
     await bench.sender.drain(1)
     assert bench.counts == ["delivered"] * 2
-
-
-async def test_a_tenants_own_secrets_sign_alone() -> None:
-    config = WebhookConfig(secrets=(SECRET,), secret="old")
-    bench = Bench(Receiver([200]), config)
-    sender = WebhookSender(
-        config, bench.receiver, bench.count, tenant_secrets={"acme": [OWN]}, clock=lambda: 1_700_000_000.0
-    )
-    for tenant in ("acme", "other"):
-        sender.send(URL, partial(encoded, BODY), 1, service="echo", job_id="1", attempt=1, tenant=tenant)
-    await sender.drain(1)
-    acme, other = (headers for _, _, headers, _ in bench.receiver.attempts)
-    assert acme == SigningKeys([OWN]).headers("msg_1_1", 1_700_000_000, BODY)
-    assert other == SigningKeys([SECRET], "old").headers("msg_1_1", 1_700_000_000, BODY)
-
-
-def test_a_tenants_refused_secret_names_the_tenant() -> None:
-    with pytest.raises(ConfigError, match=r"^tenant 'acme': webhook_secrets\[0\]: expected "):
-        WebhookSender(WebhookConfig(), Receiver([200]), lambda *_: None, tenant_secrets={"acme": ["short"]})

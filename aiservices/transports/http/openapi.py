@@ -46,7 +46,7 @@ _ABOUT = (
 def describe(registry: Registry) -> Json:
     """Build the document of the registry's services."""
     services = list(registry.services.values())
-    secured = bool(registry.config.server.api_keys or registry.config.server.keys_file)
+    secured = registry.config.server.needs_keys
     single = len(services) == 1
     named = schemas(services)
     paths = {endpoint.path: _endpoint(endpoint, secured) for endpoint in ENDPOINTS if endpoint.documented}

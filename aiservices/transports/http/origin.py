@@ -32,7 +32,7 @@ async def check_origin(request: web.Request, handler: Handler) -> web.StreamResp
     if _allowed_origin(request) is not None:
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return web.Response(status=204, headers=_preflight(request))
-    elif not server.api_keys and request.method not in _READS:
+    elif not server.needs_keys and request.method not in _READS:
         _check_site(request)
     return await handler(request)
 
@@ -68,12 +68,16 @@ def _check_host(request: web.Request, server: ServerConfig) -> None:
 
     An address cannot be rebound, so each is fine. Who sends no ``Host`` is no browser.
     """
-    if not server.hosts and (server.api_keys or not _is_loopback(server.host)):
+    if not server.hosts and (server.needs_keys or not _is_loopback(server.host)):
         return
     for host in request.headers.getall("Host", ()):
         name = _name_of(host)
-        if not (_is_address(name) or _is_loopback(name) or name in {server.host.lower(), *server.hosts}):
+        if not (_is_address(name) or _is_loopback(name) or name in _names(server)):
             raise Misdirected("this server does not go by the name of the Host header; [server] hosts lists more names")
+
+
+def _names(server: ServerConfig) -> set[str]:
+    return {name.lower() for name in (server.host, *server.hosts)}
 
 
 def _check_site(request: web.Request) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from aiservices.settings import ServerConfig
@@ -136,3 +138,18 @@ async def test_other_origins_are_told_nothing(aiohttp_client: MakeClient, allowe
     assert await preflight(client, "https://evil.test") == (403, {})
     answer = await client.get("/v2/upper/health", headers={"Origin": "https://evil.test"})
     assert not [name for name in answer.headers if name.startswith("Access-Control")]
+
+
+async def test_behind_a_proxy_a_file_of_keys_is_as_good_as_plain_ones(
+    aiohttp_client: MakeClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text('[tenants.shop.keys.backend]\nkey = "0123456789abcdef"\n', encoding="utf-8")
+    client = await aiohttp_client(make_app(Upper, server=ServerConfig(keys_file=str(file))))
+    headers = {"Host": "models.test", "Origin": "https://shop.test", "Authorization": "Bearer 0123456789abcdef"}
+    assert (await client.post(PURGE, headers=headers)).status == 200
+
+
+async def test_names_are_the_same_in_any_case(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper, server=ServerConfig(hosts=("Models.Test",))))
+    assert (await client.get("/livez", headers={"Host": "models.test"})).status == 200
