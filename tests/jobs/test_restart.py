@@ -310,6 +310,7 @@ async def test_a_webhook_that_was_dropped_goes_out_at_the_next_start_with_its_id
         job = first.get("fake").submit(request)
         await job.wait_end(LIMIT_S)
         await job.wait_recorded()
+        assert 'aiservices_webhooks_total{result="dropped",service="fake"} 1.0' in first.metrics.render()[0].decode()
     assert [record.webhook_due for record in await stored(path)] == [True]
     posts = Posts()
     async with process(path, handler="Upper", poster=posts):
