@@ -174,8 +174,9 @@ async def _whole(request: web.Request, service: Service, job: Job) -> web.Stream
 
 
 async def _short(job: Job) -> web.Response:
-    await job.wait_recorded()
+    """What a caller asked for as it is now: while that is recorded, the job may go on."""
     shown: dict[str, Any] = {"id": job.id, "status": job.status}
     if job.memory_only:
         shown["journalled"] = False
+    await job.wait_recorded()
     return json_response(shown)

@@ -57,8 +57,8 @@ def test_words_and_numbers_come_in_their_own_order_and_once() -> None:
 def test_another_checkout_is_a_server_of_its_own(tmp_path: Path) -> None:
     options = program.parser().parse_args(["--only", "fastapi", "--ours", str(tmp_path / "old")])
     peers = program.chosen(options)
-    assert [peer.name for peer in peers] == ["aiservices", "old", "fastapi"]
-    assert peers[1].environ["PYTHONPATH"] == str(tmp_path / "old")
+    assert [peer.name for peer in peers] == ["aiservices", "journal", "old", "fastapi"]
+    assert peers[2].environ["PYTHONPATH"] == str(tmp_path / "old")
 
 
 def test_two_checkouts_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from aiservices.jobs import Job
 from aiservices.transports.http import lookup
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import Gated, Unloadable, Upper
+from tests.running import LIMIT_S
 from tests.transports.http.apps import MakeClient, ended, handler_of, make_app, read, run, serve, wait_until
 
 MOUNTS = ("/v2/upper", "/upper", "/upper/api/v1", "/api/v1")
@@ -269,3 +271,15 @@ async def test_a_wait_that_is_no_allowed_time_is_refused(aiohttp_client: MakeCli
     answer = await client.post("/v2/upper/runsync", params={"wait": wait}, json={"input": {"text": "mug"}})
     assert (await read(answer, 400))["error"] == "wait: expected whole milliseconds from 1000 to 300000"
     assert handler_of(client, Upper).batches == []
+
+
+async def test_run_answers_as_the_job_was_accepted_though_it_goes_on_while_it_is_recorded(
+    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def as_slow_as_the_job(job: Job) -> None:
+        await job.wait_end(LIMIT_S)
+
+    monkeypatch.setattr(Job, "wait_recorded", as_slow_as_the_job)
+    client = await aiohttp_client(make_app(Upper))
+    answer = await client.post("/v2/upper/run", json={"input": {"text": "mug"}})
+    assert (await answer.json())["status"] == "IN_QUEUE"

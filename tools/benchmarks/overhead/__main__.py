@@ -19,7 +19,7 @@ from typing import Any
 
 from tools.benchmarks.overhead.environments import FOLDER, SetupError, environment, interpreter, versions
 from tools.benchmarks.overhead.measure import Bench, estimate_s, measure_all, rows_of, say, take_cores
-from tools.benchmarks.overhead.peers import OPERATIONS, OURS, PEERS, Peer, ours
+from tools.benchmarks.overhead.peers import JOURNAL, OPERATIONS, OURS, PEERS, Peer, ours
 from tools.benchmarks.overhead.report import about_machine, document, markdown
 
 LEAST_S = 0.1
@@ -76,13 +76,13 @@ def _counts(text: str) -> list[int]:
 
 
 def chosen(options: argparse.Namespace) -> list[Peer]:
-    """Return who is measured: ours, other checkouts of it, and the peers that were named.
+    """Return who is measured: ours without and with a journal, other checkouts of it, and the peers that were named.
 
     Raises:
         SetupError: Two checkouts bear one name.
     """
     others = [ours(path.resolve().name, f"aiservices ({path.resolve().name})", path.resolve()) for path in options.ours]
-    peers = [OURS, *others, *(peer for peer in PEERS if peer.name in options.only)]
+    peers = [OURS, JOURNAL, *others, *(peer for peer in PEERS if peer.name in options.only)]
     names = [peer.name for peer in peers]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

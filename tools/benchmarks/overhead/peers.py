@@ -95,6 +95,14 @@ def ours(name: str, title: str, checkout: Path) -> Peer:
 
 OURS = ours("aiservices", "aiservices", ROOT)
 
+JOURNAL = attrs.evolve(
+    OURS,
+    name="journal",
+    title="aiservices with its journal",
+    environ={**OURS.environ, "AISERVICES_JOURNAL_PATH": str(ROOT / ".bench" / "journal" / "jobs.db")},
+    note="each answer waits until what it tells survives `kill -9`.",
+)
+
 PEERS = (
     Peer(
         "runpod",
