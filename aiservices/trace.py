@@ -33,7 +33,7 @@ class Trace:
         state: ``tracestate``, or empty.
     """
 
-    trace_id: str = attrs.field(factory=lambda: os.urandom(16).hex())
+    trace_id: str
     flags: str = _SAMPLED
     state: str = ""
 
@@ -45,18 +45,19 @@ class Trace:
         return headers
 
 
-def read_trace(headers: Mapping[str, str]) -> Trace:
-    """Return the caller's trace; a new one where it gave none, or one that is not valid.
+def read_trace(headers: Mapping[str, str]) -> Trace | None:
+    """Return the caller's trace; None where it gave none, or one that is not valid.
 
     Args:
         headers: of the request, case-insensitive.
     """
-    found = _PARENT.fullmatch(headers.get(TRACEPARENT, ""))
+    given = headers.get(TRACEPARENT)
+    found = None if given is None else _PARENT.fullmatch(given)
     if found is None:
-        return Trace()
+        return None
     version, trace_id, span_id, flags, rest = found.groups()
     if version == "ff" or (version == "00" and rest) or not int(trace_id, 16) or not int(span_id, 16):
-        return Trace()
+        return None
     state = headers.get(TRACESTATE, "")
     kept = state if len(state) <= MAX_STATE_CHARS and _STATE.fullmatch(state) else ""
     # Of the flags, only "sampled" is defined in the version that we send.

@@ -56,6 +56,6 @@ class Announcer:
             job_id=job.id,
             attempt=attempt,
             tenant=job.request.caller.tenant,
-            trace=job.request.trace,
+            trace=job.trace,
             on_settled=partial(self._records.delivered, job, attempt),
         )

@@ -22,6 +22,7 @@ from aiservices.jobs.signal import Signal
 from aiservices.jobs.status import JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.timers import Timer
+from aiservices.trace import Trace
 
 if TYPE_CHECKING:
     from aiservices.jobs.manager import JobManager
@@ -114,6 +115,11 @@ class Job:
         """Memory that remembering it costs: input, output and unread stream."""
         made = self.output.size_bytes if self.output is not None else 0
         return self.request.input_bytes + made + self.stream.size_bytes
+
+    @property
+    def trace(self) -> Trace:
+        """Where it belongs in a trace: the caller's or, where none was given, one of its own that its id tells."""
+        return self.request.trace or Trace(self.id.replace("-", ""))
 
     @property
     def log_fields(self) -> dict[str, str]:

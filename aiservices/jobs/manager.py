@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from aiservices.errors import Conflict, JobNotFound
 from aiservices.jobs import limits
 from aiservices.jobs.admission import Admission
 from aiservices.jobs.announcer import Announcer
+from aiservices.jobs.ids import new_id
 from aiservices.jobs.job import Job
 from aiservices.jobs.queue import JobQueue
 from aiservices.jobs.rate import CompletionRate
@@ -117,7 +117,7 @@ class JobManager:
         self._admission.check_room(request.input_bytes)
         self._sequence += 1
         job = Job(
-            id=str(uuid.uuid4()),
+            id=new_id(),
             jobs=self,
             request=request,
             stream=StreamBuffer(request.stream_bytes or self.config.stream_buffer_bytes),

@@ -57,7 +57,7 @@ class JobRequest:
         stream_bytes: bound on the unread stream; None takes the service's.
         idempotency_key: the same key and request get the same job.
         request_id: of the request that asked for it, for the log.
-        trace: the caller's, passed on to what the job asks of others.
+        trace: the caller's, where it gave one.
         fingerprint: digest of the request, see :func:`fingerprint`; compared where there is a key.
         caller: who asked; the job is its tenant's.
     """

@@ -109,7 +109,7 @@ class Row:
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download a URL that the caller gave, through the guard."""
-        trace = self.job.request.trace
+        trace = self.job.trace
         return await self._surroundings.fetcher.fetch(url, field=field, kind=kind, max_bytes=max_bytes, trace=trace)
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -131,7 +131,7 @@ async def test_a_download_is_a_child_of_the_jobs_trace(serve: Serve) -> None:
         parents.append(request.headers.get("traceparent"))
         return web.Response(body=PNG)
 
-    url, trace = str(await serve(answer)), Trace()
+    url, trace = str(await serve(answer)), Trace("4bf92f3577b34da6a3ce929d0e0e4736")
     async with fetching(LOOPBACK) as fetcher:
         await fetcher.fetch(url, field="$.image_url", kind="image", trace=trace)
         await fetcher.fetch(url, field="$.image_url", kind="image")

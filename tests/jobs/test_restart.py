@@ -303,7 +303,7 @@ class Posts:
 
 
 async def test_a_webhook_that_was_dropped_goes_out_at_the_next_start_with_its_id_and_trace(tmp_path: Path) -> None:
-    path, url, trace = tmp_path / "jobs.db", "https://hooks.example.org/", Trace()
+    path, url, trace = tmp_path / "jobs.db", "https://hooks.example.org/", Trace("4bf92f3577b34da6a3ce929d0e0e4736")
     async with process(path, crash=True, handler="Upper") as first:
         first._webhooks._per_tenant.limit = 0
         request = JobRequest(input={"text": "a"}, webhook=url, trace=trace, caller=Caller(tenant="shop", key="backend"))

@@ -18,7 +18,7 @@ from aiservices.transports.http.connections import check_room
 from aiservices.transports.http.errors import errors_as_json
 from aiservices.transports.http.lookup import DOCUMENT, REGISTRY
 from aiservices.transports.http.openapi import describe
-from aiservices.transports.http.origin import add_cors, check_origin
+from aiservices.transports.http.origin import OriginGate
 
 
 def create_app(registry: Registry) -> web.Application:
@@ -33,7 +33,7 @@ def create_app(registry: Registry) -> web.Application:
     """
     server = registry.config.server
     app = web.Application(
-        middlewares=[log_access, errors_as_json, check_room, check_origin, check_access],
+        middlewares=[log_access, errors_as_json, check_room],
         handler_args={"auto_decompress": False},  # 4 MB may hold 4 GB, and are inflated on the loop
     )
     app[REGISTRY] = registry
@@ -41,7 +41,9 @@ def create_app(registry: Registry) -> web.Application:
     app[ANSWERS] = AnswerBudget(server.max_answers_bytes)
     app[BUDGET] = BodyBudget(server.max_bodies_bytes)
     app[DOCUMENT] = msgspec.json.encode(describe(registry))
-    app.on_response_prepare.extend((add_headers, add_cors))
+    app.on_response_prepare.append(add_headers)
+    OriginGate(server).join(app)
+    app.middlewares.append(check_access)
     app.cleanup_ctx.append(watch_keys)
     app.cleanup_ctx.append(_run_registry)
     app.on_shutdown.append(_drain_registry)

@@ -15,7 +15,6 @@ from aiohttp.typedefs import Handler
 
 from aiservices.settings import ServerConfig
 from aiservices.transports.http.errors import CrossSite, Misdirected, UnsupportedBody
-from aiservices.transports.http.lookup import REGISTRY
 
 _SIMPLE_TYPES = frozenset({"", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"})
 """What a page may post to another site without asking first (https://fetch.spec.whatwg.org/#cors-safelisted-request-header)."""
@@ -23,33 +22,69 @@ _SIMPLE_TYPES = frozenset({"", "text/plain", "multipart/form-data", "application
 _READS = frozenset({"GET", "HEAD"})
 _PREFLIGHT_LIFE_S = 600
 
+_NOT_OUR_NAME = "this server does not go by the name of the Host header; [server] hosts lists more names"
 
-@web.middleware
-async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse other names than the server's, and what other sites' pages send; answer preflights of allowed ones."""
-    server = request.app[REGISTRY].config.server
-    _check_host(request, server)
-    if _allowed_origin(request) is not None:
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            return web.Response(status=204, headers=_preflight(request))
-    elif not server.needs_keys and request.method not in _READS:
-        _check_site(request)
-    return await handler(request)
+_SEEN_HOSTS = 64
+"""Names found good that need no second look: a server has a few, and each of a thousand addresses is good too."""
 
 
-async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
-    """Let allowed origins read the answer; a signal, so that streams and errors get it too."""
-    if request.app[REGISTRY].config.server.allow_origins:
+class OriginGate:
+    """Lets those pages call that may.
+
+    Args:
+        server: its names, and the origins that are allowed.
+    """
+
+    def __init__(self, server: ServerConfig) -> None:
+        self._allowed = frozenset(server.allow_origins)
+        self._open = not server.needs_keys
+        # An address cannot be rebound; so names matter where a browser of this machine can call without a key.
+        self._checks_hosts = bool(server.hosts) or (self._open and _is_loopback(server.host))
+        self._names = {name.lower() for name in (server.host, *server.hosts)}
+        self._seen_hosts: set[str] = set()
+
+    def join(self, app: web.Application) -> None:
+        """Check every request of an application, and mark the answers that pages may read."""
+        app.middlewares.append(self._check)
+        if self._allowed:
+            app.on_response_prepare.append(self._add_cors)
+
+    @web.middleware
+    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse other names than the server's, and what other sites' pages send; answer preflights of allowed ones."""
+        if self._checks_hosts:
+            self._check_hosts(request)
+        if self._allowed_origin(request) is not None:
+            if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+                return web.Response(status=204, headers=_preflight(request))
+        elif self._open and request.method not in _READS:
+            _check_site(request)
+        return await handler(request)
+
+    async def _add_cors(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Let allowed origins read the answer; a signal, so that streams and errors get it too."""
         response.headers["Vary"] = "Origin"
-    origin = _allowed_origin(request)
-    if origin is not None:
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
+        origin = self._allowed_origin(request)
+        if origin is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
 
+    def _allowed_origin(self, request: web.Request) -> str | None:
+        origin = request.headers.get("Origin") if self._allowed else None
+        return origin if origin in self._allowed else None
 
-def _allowed_origin(request: web.Request) -> str | None:
-    origin = request.headers.get("Origin")
-    return origin if origin in request.app[REGISTRY].config.server.allow_origins else None
+    def _check_hosts(self, request: web.Request) -> None:
+        """Refuse names that are not ours. Who sends no ``Host`` is no browser."""
+        for host in request.headers.getall("Host", ()):
+            if host in self._seen_hosts:
+                continue
+            name = _name_of(host)
+            if not (_is_address(name) or _is_loopback(name) or name in self._names):
+                raise Misdirected(
+                    "this server does not go by the name of the Host header; [server] hosts lists more names"
+                )
+            if len(self._seen_hosts) < _SEEN_HOSTS:
+                self._seen_hosts.add(host)
 
 
 def _preflight(request: web.Request) -> dict[str, str]:
@@ -61,23 +96,6 @@ def _preflight(request: web.Request) -> dict[str, str]:
     if "Access-Control-Request-Private-Network" in request.headers:
         headers["Access-Control-Allow-Private-Network"] = "true"
     return headers
-
-
-def _check_host(request: web.Request, server: ServerConfig) -> None:
-    """Without keys on loopback only known names are served; ``hosts`` holds everywhere once it is set.
-
-    An address cannot be rebound, so each is fine. Who sends no ``Host`` is no browser.
-    """
-    if not server.hosts and (server.needs_keys or not _is_loopback(server.host)):
-        return
-    for host in request.headers.getall("Host", ()):
-        name = _name_of(host)
-        if not (_is_address(name) or _is_loopback(name) or name in _names(server)):
-            raise Misdirected("this server does not go by the name of the Host header; [server] hosts lists more names")
-
-
-def _names(server: ServerConfig) -> set[str]:
-    return {name.lower() for name in (server.host, *server.hosts)}
 
 
 def _check_site(request: web.Request) -> None:

@@ -90,6 +90,20 @@ async def test_trace_and_request_id_go_with_the_job_to_webhook_and_log(aiohttp_c
     assert {headers["webhook-id"] for headers in receiver.headers} == {f"msg_{job['id']}_1"}
 
 
+async def test_a_job_whose_request_names_no_trace_has_the_one_that_its_id_tells(aiohttp_client: MakeClient) -> None:
+    receiver = Receiver([200])
+    app = web.Application()
+    app.router.add_post("/done", receiver.take)
+    async with TestServer(app) as server:
+        client = await aiohttp_client(create_app(Registry(settings(f"127.0.0.1:{server.port}"))))
+        body = {"input": {"text": "mug"}, "webhook": str(server.make_url("/done"))}
+        job = await read(await client.post("/v2/upper/runsync", json=body, headers={"tracestate": "shop=1"}))
+        await until_counted(client, 'aiservices_webhooks_total{result="delivered",service="upper"} 1.0')
+    (headers,) = receiver.headers
+    assert headers["traceparent"].split("-")[1] == job["id"].replace("-", "")
+    assert "tracestate" not in headers
+
+
 async def test_a_private_receiver_is_refused_at_submission(aiohttp_client: MakeClient) -> None:
     client = await aiohttp_client(create_app(Registry(settings("127.0.0.1:1"))))
     body = {"input": {"text": "mug"}, "webhook": "http://169.254.169.254/latest"}
@@ -101,7 +115,7 @@ def settings(allowed: str) -> Config:
     return Config(
         server=ServerConfig(grace_s=0.0),
         fetch=FetchConfig(allow_hosts=(allowed,)),
-        webhook=WebhookConfig(timeout_s=0.1, attempts=ATTEMPTS, retry_wait_s=0.0),
+        webhook=WebhookConfig(timeout_s=0.5, attempts=ATTEMPTS, retry_wait_s=0.0),
         services={"upper": ServiceConfig(name="upper", handler="tests.fakes:Upper", device="cpu", batch_wait_s=0)},
     )
 
