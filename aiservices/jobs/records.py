@@ -42,17 +42,20 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_PLAIN = (
-    "input_bytes",
-    "timeout_s",
-    "ttl_s",
-    "low_priority",
-    "webhook",
-    "stream_bytes",
-    "idempotency_key",
-    "request_id",
-)
-"""Attributes of a request that are kept as they are."""
+_PLAIN = {
+    name: getattr(attrs.fields(JobRequest), name).default
+    for name in (
+        "input_bytes",
+        "timeout_s",
+        "ttl_s",
+        "low_priority",
+        "webhook",
+        "stream_bytes",
+        "idempotency_key",
+        "request_id",
+    )
+}
+"""Attributes of a request that are kept as they are, with the values that need not be kept."""
 
 _STAGES: Mapping[str, Stage] = {
     QUEUED: Stage.QUEUED,
@@ -93,16 +96,19 @@ class JobRecords:
                 log.warning("job.not_journalled", service=job.service, job=job.id, reason="no key for its s3Config")
                 return
             secret = msgspec.to_builtins(request.destination)
-        kept = {name: getattr(request, name) for name in _PLAIN}
-        caller = {"tenant": request.caller.tenant, "key": request.caller.key}
-        trace = None if request.trace is None else attrs.asdict(request.trace)
-        shown = {"input": raw, "fingerprint": request.fingerprint.hex(), "trace": trace, **caller, **kept}
+        kept = {name: value for name, usual in _PLAIN.items() if (value := getattr(request, name)) != usual}
+        if request.caller.key:
+            kept |= {"tenant": request.caller.tenant, "key": request.caller.key}
+        if request.fingerprint:
+            kept["fingerprint"] = request.fingerprint.hex()
+        if request.trace is not None:
+            kept["trace"] = attrs.asdict(request.trace)
         accepted = Accepted(
             job_id=job.id,
             service=job.service,
             sequence=job.priority[1],
             at=self._wall(job.submitted_at, job),
-            request=shown,
+            request={"input": raw, **kept},
             secret=secret,
         )
         job.position = self._last_position = self._journal.write(accepted)

@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
+import msgspec
 
 
-@attrs.frozen(kw_only=True)
-class StoredOutput:
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """Costs a fifth of an attrs class to make, which each job pays four times."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'job_id', '')})"  # what callers sent stays out of logs
+
+
+class StoredOutput(_Told, frozen=True, kw_only=True):
     """What a COMPLETED job made.
 
     Attributes:
@@ -21,12 +27,11 @@ class StoredOutput:
         files: name, media type and bytes of each file that goes along.
     """
 
-    fields: bytes = attrs.field(repr=False)
-    files: tuple[tuple[str, str, bytes], ...] = attrs.field(default=(), repr=False)
+    fields: bytes
+    files: tuple[tuple[str, str, bytes], ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class Accepted:
+class Accepted(_Told, frozen=True, kw_only=True):
     """A job was accepted; its caller gets its id once this is written.
 
     Attributes:
@@ -39,12 +44,11 @@ class Accepted:
     service: str
     sequence: int
     at: float
-    request: Mapping[str, Any] = attrs.field(repr=False)
-    secret: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    request: Mapping[str, Any]
+    secret: Mapping[str, Any] | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Started:
+class Started(_Told, frozen=True, kw_only=True):
     """The model took a job."""
 
     job_id: str
@@ -52,8 +56,7 @@ class Started:
     at: float
 
 
-@attrs.frozen(kw_only=True)
-class Ended:
+class Ended(_Told, frozen=True, kw_only=True):
     """A job ended.
 
     Attributes:
@@ -72,8 +75,7 @@ class Ended:
     webhook_due: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class Requeued:
+class Requeued(_Told, frozen=True, kw_only=True):
     """A job waits again: somebody retried it, or the process stopped before it ended."""
 
     job_id: str
@@ -81,16 +83,14 @@ class Requeued:
     at: float
 
 
-@attrs.frozen(kw_only=True)
-class Delivered:
+class Delivered(_Told, frozen=True, kw_only=True):
     """The webhook of an end arrived, or was given up for good: it is not sent again."""
 
     job_id: str
     attempt: int
 
 
-@attrs.frozen(kw_only=True)
-class Forgotten:
+class Forgotten(_Told, frozen=True, kw_only=True):
     """A job's retention is over."""
 
     job_id: str

@@ -58,7 +58,8 @@ class Journal:
         self.failing: str | None = None
         self._sync = sync
         self._box = SecretBox(secret_key) if secret_key is not None else None
-        self._events: SimpleQueue[Event | None] = SimpleQueue()
+        self._round: list[Event] = []
+        self._batches: SimpleQueue[Sequence[Event] | None] = SimpleQueue()
         self._written = self._committed = self._failed = self._written_before = 0
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._thread: threading.Thread | None = None
@@ -84,7 +85,7 @@ class Journal:
         opened: asyncio.Future[list[JobRecord]] = loop.create_future()
         writer = Writer(
             lambda: Store(self.path, self._sync, self._box),
-            self._events,
+            self._batches,
             loop,
             opened,
             self._has_committed,
@@ -107,7 +108,9 @@ class Journal:
             if event.secret is not None and self._box is None:
                 raise ConfigError(f"secrets are kept with {KEY_VARIABLE} only")
         self._written += 1
-        self._events.put(event)
+        if not self._round:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._round.append(event)
         return self._written
 
     def when_committed(self, position: int, call: Callable[[], None]) -> None:
@@ -137,10 +140,17 @@ class Journal:
     async def close(self) -> None:
         """Write what is pending, with one try, and free the file."""
         if self._thread is not None:
-            self._events.put(None)
+            self._hand_over()
+            self._batches.put(None)
             await asyncio.to_thread(self._thread.join)
             self._thread = None
             await asyncio.sleep(0)  # what the writer told last
+
+    def _hand_over(self) -> None:
+        """Give the writer what one round of the loop wrote: one commit for all requests that it served."""
+        if self._round:
+            self._batches.put(self._round)
+            self._round = []
 
     def _has_committed(self, position: int, seconds: float, file_bytes: int) -> None:
         if self.failing is not None:

@@ -25,7 +25,7 @@ IDLE_S = 1.0
 """After this long without an event the WAL is folded in and free pages are given back."""
 
 MAX_EVENTS = 10_000
-"""Events of one commit at most, so that an answer never waits for an endless one."""
+"""After so many events a commit takes no more, so that an answer never waits for an endless one."""
 
 log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Writer:
 
     Args:
         make: opens the file.
-        events: what to write; None closes.
+        batches: what to write; None closes.
         loop: where the rest is called.
         opened: gets what is remembered, or why the file cannot be used.
         committed: told the position, the seconds and the file's bytes of a commit.
@@ -45,13 +45,13 @@ class Writer:
     def __init__(
         self,
         make: Callable[[], Store],
-        events: SimpleQueue[Event | None],
+        batches: SimpleQueue[Sequence[Event] | None],
         loop: asyncio.AbstractEventLoop,
         opened: asyncio.Future[list[JobRecord]],
         committed: Callable[[int, float, int], None],
         failed: Callable[[int, Sequence[str], str], None],
     ) -> None:
-        self._make, self._events, self._loop, self._opened = make, events, loop, opened
+        self._make, self._batches, self._loop, self._opened = make, batches, loop, opened
         self._committed, self._failed = committed, failed
         self._changes: dict[str, Change] = {}
         self._taken = 0
@@ -91,11 +91,11 @@ class Writer:
             Whether there is something to commit.
         """
         try:
-            events = [self._events.get(timeout=IDLE_S)]
+            first = self._batches.get(timeout=IDLE_S)
         except Empty:
             self._tidy()
             return False
-        self._drain(events)
+        self._drain(first)
         return True
 
     def _take_while_failing(self) -> None:
@@ -103,20 +103,22 @@ class Writer:
         deadline = time.monotonic() + RETRY_S
         while not self._closing and (left := deadline - time.monotonic()) > 0:
             try:
-                self._drain([self._events.get(timeout=left)])
+                self._drain(self._batches.get(timeout=left))
             except Empty:
                 return
 
-    def _drain(self, events: list[Event | None]) -> None:
+    def _drain(self, batch: Sequence[Event] | None) -> None:
+        taken_before = self._taken
         try:
-            while len(events) < MAX_EVENTS:
-                events.append(self._events.get_nowait())
+            while batch is not None:
+                collapse(self._changes, batch)
+                self._taken += len(batch)
+                if self._taken - taken_before >= MAX_EVENTS:
+                    return
+                batch = self._batches.get_nowait()
         except Empty:
-            pass
-        wanted = [event for event in events if event is not None]
-        self._closing = len(wanted) < len(events)
-        self._taken += len(wanted)
-        collapse(self._changes, wanted)
+            return
+        self._closing = True
 
     def _commit(self) -> None:
         begun = time.perf_counter()

@@ -95,6 +95,26 @@ async def test_each_state_is_read_back_in_the_order_of_acceptance(path: Path, in
     assert records == await offline(path)
 
 
+async def test_what_one_round_of_the_loop_writes_is_one_commit(path: Path) -> None:
+    commits: list[float] = []
+    async with opened(path, on_commit=lambda seconds, _: commits.append(seconds)) as (journal, _):
+        positions = [journal.write(accepted(name)) for name in "abc"] + [journal.write(ended("a"))]
+        assert await journal.committed(positions[-1])
+        assert len(commits) == 1
+    assert [record.state for record in await offline(path)] == ["COMPLETED", "QUEUED", "QUEUED"]
+
+
+async def test_a_last_event_is_written_by_the_close(path: Path) -> None:
+    async with opened(path) as (journal, _):
+        journal.write(accepted())
+    assert [record.job_id for record in await offline(path)] == ["a"]
+
+
+def test_what_callers_sent_is_not_shown_with_an_event() -> None:
+    assert repr(accepted(request={"input": "private"})) == "Accepted(a)"
+    assert "private" not in repr(ended(output=StoredOutput(fields=b"private")))
+
+
 async def test_a_late_delivery_leaves_a_newer_attempt_due(path: Path) -> None:
     async with opened(path) as (journal, _):
         journal.write(accepted())
