@@ -101,7 +101,7 @@ async def test_what_one_round_of_the_loop_writes_is_one_commit(path: Path) -> No
         positions = [journal.write(accepted(name)) for name in "abc"] + [journal.write(ended("a"))]
         assert await journal.committed(positions[-1])
         assert len(commits) == 1
-    assert [record.state for record in await offline(path)] == ["COMPLETED", "QUEUED", "QUEUED"]
+    assert [record.state for record in await offline(path)] == ["COMPLETED", "queued", "queued"]
 
 
 async def test_a_last_event_is_written_by_the_close(path: Path) -> None:
