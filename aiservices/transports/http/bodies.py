@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import StreamReader, web
 
@@ -11,6 +13,11 @@ from aiservices.transports.http.errors import BodyTooLarge, BodyTooSlow, CallerG
 from aiservices.transports.http.lookup import REGISTRY
 
 RETRY_AFTER_S = 1.0
+
+THREAD_ABOVE_BYTES = 256 * 1024
+"""Larger bodies are decoded off the loop."""
+
+T = TypeVar("T")
 
 
 class BodyBudget:
@@ -23,6 +30,18 @@ class BodyBudget:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.held_bytes = 0
+        self._decoding = asyncio.Lock()
+
+    async def decode(self, decode: Callable[[bytes | bytearray], T], raw: bytes | bytearray) -> T:
+        """Decode a body, a large one on a thread and one large one at a time.
+
+        Decoding makes a few copies of a body beside the one that is counted. Threads would not hasten it, for nearly
+        all of it holds the interpreter's lock, and each would hold such copies.
+        """
+        if len(raw) <= THREAD_ABOVE_BYTES:
+            return decode(raw)
+        async with self._decoding:
+            return await asyncio.to_thread(decode, raw)
 
 
 class Held:
@@ -61,7 +80,7 @@ def hold(request: web.Request) -> Held:
     return Held(request.app[BUDGET])
 
 
-async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes:
+async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes | bytearray:
     """Read a body.
 
     Args:
@@ -86,7 +105,7 @@ async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes:
             held.grow(request.content.total_bytes)
             return request.content.read_nowait()  # it came with the headers, as most bodies do
         async with asyncio.timeout(limit_s):
-            return await _read_rest(request.content, max_bytes, held)
+            return await _read_rest(request.content, told_bytes, max_bytes, held)
     except ConnectionError:
         raise CallerGone("the caller went away") from None
     except web.RequestPayloadError:
@@ -95,14 +114,17 @@ async def read_bytes(request: web.Request, max_bytes: int, held: Held) -> bytes:
         raise BodyTooSlow(f"the body did not come within {limit_s:g} s") from None
 
 
-async def _read_rest(content: StreamReader, max_bytes: int, held: Held) -> bytes:
-    body = bytearray()
+async def _read_rest(content: StreamReader, told_bytes: int, max_bytes: int, held: Held) -> bytearray:
+    # In place where its length is told: many that grow side by side scatter over twice their size in the heap. The
+    # system gives memory only to what is written.
+    body, filled = bytearray(told_bytes), 0
     async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > max_bytes:
+        filled += len(chunk)
+        if filled > max_bytes:
             raise _too_large(max_bytes)
-        held.grow(len(body))  # a body may not tell its length
-    return bytes(body)
+        held.grow(filled)  # a body may not tell its length
+        body[filled - len(chunk) : filled] = chunk
+    return body
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -17,11 +17,8 @@ from aiservices.inputs import explain
 from aiservices.jobs import Destination, JobRequest, fingerprint
 from aiservices.trace import read_trace
 from aiservices.transports.http.access import request_id
-from aiservices.transports.http.bodies import hold, read_bytes
+from aiservices.transports.http.bodies import BUDGET, hold, read_bytes
 from aiservices.transports.http.lookup import CALLER
-
-THREAD_ABOVE_BYTES = 256 * 1024
-"""Larger bodies are decoded off the loop."""
 
 MAX_VALUES = 100_000
 """Bound on values, counted by commas and brackets: 20 MB of ``[],`` would become half a gigabyte of Python objects."""
@@ -69,7 +66,7 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
     key = _idempotency_key(request)
     with hold(request) as held:
         raw = await read_bytes(request, max_bytes, held)
-        wanted = await asyncio.to_thread(parse, raw, key) if len(raw) > THREAD_ABOVE_BYTES else parse(raw, key)
+        wanted = await request.app[BUDGET].decode(functools.partial(parse, idempotency_key=key), raw)
     note_origin(request, wanted)
     return wanted
 
@@ -80,7 +77,7 @@ def note_origin(request: web.Request, wanted: JobRequest) -> None:
     wanted.request_id, wanted.trace = request_id(request), read_trace(request.headers)
 
 
-def parse(raw: bytes, idempotency_key: str | None = None) -> JobRequest:
+def parse(raw: bytes | bytearray, idempotency_key: str | None = None) -> JobRequest:
     """Decode and check a body. One without ``input`` is the input itself.
 
     Raises:
@@ -111,13 +108,13 @@ def _read_run_body(document: dict[str, Any]) -> RunBody:
         raise explain(RunBody, str(error)) from None
 
 
-def decode_object(raw: bytes) -> dict[str, Any]:
+def decode_object(raw: bytes | bytearray) -> dict[str, Any]:
     """Decode a JSON object, strictly: bounded in size and depth, no NaN, no huge numbers, no key twice.
 
     Raises:
         InvalidInput: saying what is wrong.
     """
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise InvalidInput("$", "the body is empty; expected a JSON object")
     if _value_count(raw) > MAX_VALUES and _value_count(_STRING.sub(b"", raw)) > MAX_VALUES:  # a text may hold commas
         raise InvalidInput("$", f"the body holds more than {MAX_VALUES} values")
@@ -130,11 +127,11 @@ def decode_object(raw: bytes) -> dict[str, Any]:
     return document
 
 
-def _value_count(raw: bytes) -> int:
+def _value_count(raw: bytes | bytearray) -> int:
     return sum(map(raw.count, (b",", b"[", b"{")))
 
 
-def _decode(raw: bytes) -> Any:
+def _decode(raw: bytes | bytearray) -> Any:
     try:
         return msgspec.json.decode(raw)
     except UnicodeDecodeError:
@@ -195,4 +192,4 @@ async def read_object(request: web.Request, max_bytes: int) -> dict[str, Any]:
     """
     with hold(request) as held:
         raw = await read_bytes(request, max_bytes, held)
-        return await asyncio.to_thread(decode_object, raw) if len(raw) > THREAD_ABOVE_BYTES else decode_object(raw)
+        return await request.app[BUDGET].decode(decode_object, raw)
