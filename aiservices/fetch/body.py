@@ -10,7 +10,12 @@ from aiservices.fetch.media_type import SNIFF_BYTES, check_kind
 from aiservices.fetch.refusal import Failure, too_large
 from aiservices.handler import MediaKind
 
-_CHUNK_BYTES = 64 * 1024
+MIN_CHUNK_BYTES = 64
+"""Smallest average size of the chunks of a body: each costs the loop about a microsecond, and nobody sends a file in such
+small ones."""
+
+FREE_CHUNKS = 256
+"""So many may be smaller: whatever begins with a few short ones."""
 
 
 async def read_body(response: aiohttp.ClientResponse, kind: MediaKind, limit_bytes: int) -> bytes:
@@ -22,7 +27,7 @@ async def read_body(response: aiohttp.ClientResponse, kind: MediaKind, limit_byt
         limit_bytes: of the whole body.
 
     Raises:
-        Failure: status, encoding, size or kind.
+        Failure: status, encoding, size, chunks or kind.
     """
     if response.status != 200:
         raise Failure(f"answered {response.status}")
@@ -32,8 +37,12 @@ async def read_body(response: aiohttp.ClientResponse, kind: MediaKind, limit_byt
         raise too_large(limit_bytes)
     body = io.BytesIO()  # a list of chunks would let one-byte chunks cost forty times their size
     judged = False
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+    chunks = 0
+    async for chunk, ended in response.content.iter_chunks():
         body.write(chunk)
+        chunks += ended
+        if chunks > FREE_CHUNKS + body.tell() // MIN_CHUNK_BYTES:
+            raise Failure(f"is sent in chunks of less than {MIN_CHUNK_BYTES} bytes")
         if body.tell() > limit_bytes:
             raise too_large(limit_bytes)
         if not judged and body.tell() >= SNIFF_BYTES:

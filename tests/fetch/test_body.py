@@ -52,6 +52,25 @@ async def test_what_is_too_large_is_cut_off(serve: Serve, chunked: bool) -> None
         assert await reason_of(fetcher, url, max_bytes=2 * 1024 * 1024) == "is larger than 1 MiB"
 
 
+def in_chunks(count: int, size_bytes: int) -> bytes:
+    chunks = [PNG, *[bytes(size_bytes)] * count]
+    return OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in chunks)
+
+
+async def test_a_body_in_tiny_chunks_is_cut_off(serve_raw: Serve) -> None:
+    url = await serve_raw(writing(in_chunks(50_000, 1), stall=True))
+    async with fetching(LOOPBACK) as fetcher:
+        assert await reason_of(fetcher, url) == "is sent in chunks of less than 64 bytes"
+
+
+@pytest.mark.parametrize(("count", "size_bytes"), [(250, 1), (5_000, 64), (20, 5_000)])
+async def test_a_few_tiny_chunks_or_many_small_ones_are_taken(serve_raw: Serve, count: int, size_bytes: int) -> None:
+    url = await serve_raw(writing(in_chunks(count, size_bytes) + b"0\r\n\r\n"))
+    async with fetching(LOOPBACK) as fetcher:
+        data = await fetcher.fetch(str(url), field="$.image_url", kind="image")
+    assert len(data) == len(PNG) + count * size_bytes
+
+
 async def test_a_length_that_is_too_large_is_enough_to_refuse(serve_raw: Serve) -> None:
     url = await serve_raw(writing(OK + b"Content-Length: 1000000000\r\n\r\n", stall=True))
     async with fetching(LOOPBACK) as fetcher:

@@ -15,7 +15,7 @@ from yarl import URL
 from aiservices.errors import FetchError
 from aiservices.fetch import Fetcher, Refused, fetcher
 from aiservices.fetch.addresses import AllowList
-from aiservices.fetch.client import SocketFactory, guarded_connector
+from aiservices.fetch.client import RECEIVE_BYTES, SocketFactory, guarded_connector
 from aiservices.fetch.refusal import Refusal
 from aiservices.fetch.url import Target
 from aiservices.settings import FetchConfig
@@ -114,3 +114,17 @@ async def test_an_allowed_name_may_lead_anywhere_and_only_at_its_port(serve: Ser
 def test_an_address_that_is_none_gets_no_socket(text: str) -> None:
     with pytest.raises(Refusal):
         SocketFactory(AllowList.parse([]))((socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, 80)))
+
+
+@pytest.mark.parametrize("into", [False, True], ids=["recv", "recv_into"])
+def test_a_socket_gives_little_at_a_time(into: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = listener.getsockname()
+        made = SocketFactory(AllowList.parse(("127.0.0.1",)))((socket.AF_INET, socket.SOCK_STREAM, 0, "", where))
+        with made:
+            made.connect(where)
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(bytes(4 * RECEIVE_BYTES))
+                got = made.recv_into(bytearray(3 * RECEIVE_BYTES)) if into else len(made.recv(3 * RECEIVE_BYTES))
+    assert 0 < got <= RECEIVE_BYTES
