@@ -11,8 +11,8 @@ from aiservices.fetch.refusal import Failure, too_large
 from aiservices.handler import MediaKind
 
 MIN_CHUNK_BYTES = 64
-"""Smallest average size of the chunks of a body: each costs the loop about a microsecond, and nobody sends a file in such
-small ones."""
+"""Smallest average size of the chunks of a body: each costs the loop about a microsecond, and nobody sends a file
+in such small ones."""
 
 FREE_CHUNKS = 256
 """So many may be smaller: whatever begins with a few short ones."""

@@ -6,6 +6,7 @@ Arrays are mono, float32, shape ``(frames,)``, full scale at 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def frame_levels(samples: Samples, sample_rate: int) -> Samples:
 
     length = max(1, int(sample_rate * _LEVEL_FRAME_S))
     whole = len(samples) // length * length
-    return np.sqrt(np.mean(np.square(samples[:whole].reshape(-1, length)), axis=1, dtype=np.float32))
+    frames = samples[:whole].reshape(-1, length)
+    levels: Samples = np.sqrt(np.einsum("ij,ij->i", frames, frames) / np.float32(length))  # no copy of the whole
+    return levels
 
 
 def set_level(samples: Samples, sample_rate: int) -> Samples:
@@ -51,21 +54,39 @@ def set_level(samples: Samples, sample_rate: int) -> Samples:
         return samples
     spoken = levels[levels > levels.max() * _SPEECH_BELOW_PEAK]
     gain = SPEECH_LEVEL / float(np.sqrt(np.mean(np.square(spoken))))
-    return samples * np.float32(min(gain, PEAK / float(np.abs(samples).max())))
+    return samples * np.float32(min(gain, PEAK / peak_of(samples)))
+
+
+def peak_of(samples: Samples) -> float:
+    """Largest distance from zero; no copy is made."""
+    return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+
+
+def peak_gain(peak: float) -> float:
+    """What sound of that peak is to be multiplied by, so that nothing is above :data:`PEAK`; quiet sound stays."""
+    return PEAK / peak if peak > PEAK else 1.0
 
 
 def limit_peak(samples: Samples) -> Samples:
     """Turn the whole down so that nothing is above :data:`PEAK`; quiet sound stays as it is."""
     import numpy as np
 
-    peak = float(np.abs(samples).max(initial=0.0))
-    return samples * np.float32(PEAK / peak) if peak > PEAK else samples
+    gain = peak_gain(peak_of(samples))
+    return samples if gain == 1 else samples * np.float32(gain)
 
 
 def resample(samples: Samples, sample_rate: int, to_rate: int) -> Samples:
-    """Change the sample rate with a windowed sinc (16 zero crossings a side, Kaiser).
+    """Change the sample rate of the whole, as :func:`resample_pieces` does."""
+    import numpy as np
 
-    For rates in a small ratio, as 22 050 to 24 000 Hz: the filters of all phases are held at once.
+    return np.concatenate([samples[:0], *resample_pieces(samples, sample_rate, to_rate)])
+
+
+def resample_pieces(samples: Samples, sample_rate: int, to_rate: int) -> Iterator[Samples]:
+    """Change the sample rate with a windowed sinc (16 zero crossings a side, Kaiser), a second at a time.
+
+    For rates in a small ratio, as 22 050 to 24 000 Hz: the filters of all phases are held at once. In pieces, because
+    the windows of 22 050 to 44 100 Hz are 35 times as large as the samples.
     Source: J. O. Smith, Digital Audio Resampling Home Page, https://ccrma.stanford.edu/~jos/resample/.
     """
     import numpy as np
@@ -78,10 +99,12 @@ def resample(samples: Samples, sample_rate: int, to_rate: int) -> Samples:
     offset = np.arange(-reach, down + reach)[:, None] - np.arange(up) * down / up
     taper = np.i0(9 * np.sqrt(np.maximum(0, 1 - (offset / reach) ** 2))) / np.i0(9)
     filters = np.where(np.abs(offset) < reach, cutoff * np.sinc(cutoff * offset) * taper, 0).astype(np.float32)
-    padded = np.pad(samples, (reach, reach + rounds * down - len(samples)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, down + 2 * reach)[::down]
-    out: Samples = (windows @ filters).reshape(-1)[:frames]
-    return out
+    for first in range(0, rounds, divisor):
+        begin, end = first * down - reach, min(first + divisor, rounds) * down + reach
+        heard = samples[max(0, begin) : end]
+        padded = np.pad(heard, (max(0, -begin), max(0, end - len(samples))))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, down + 2 * reach)[::down]
+        yield (windows @ filters).reshape(-1)[: frames - first * up]
 
 
 def change_speed(samples: Samples, sample_rate: int, speed: float) -> Samples:

@@ -198,7 +198,9 @@ class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, Te
             "max_frames": int(self._options.max_speech_s * espeak_process.SAMPLE_RATE),
         }
         pcm = _run(self._command, json.dumps(request).encode())
-        return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / np.float32(32768)
+        samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32)
+        samples /= np.float32(32768)
+        return samples
 
 
 def _espeak_command() -> list[str]:

@@ -122,10 +122,20 @@ def encode(speech: Speech) -> TextToSpeechOutput:
 
 
 def _at_rate(speech: Speech, rate: int) -> Iterator[audio.Samples]:
-    """One block after the other, so that an hour is never held twice."""
+    """One block after the other, each in pieces of a second: an hour is never held twice.
+
+    A block is resampled twice, first for its peak: that costs time (about 2 s an hour), where keeping it costs memory.
+    """
     for block in speech.blocks:
-        changed = block if rate == speech.sample_rate else audio.resample(block, speech.sample_rate, rate)
-        yield audio.limit_peak(changed)
+        if rate == speech.sample_rate:
+            yield audio.limit_peak(block)
+            continue
+        gain = audio.peak_gain(
+            max(map(audio.peak_of, audio.resample_pieces(block, speech.sample_rate, rate)), default=0)
+        )
+        for piece in audio.resample_pieces(block, speech.sample_rate, rate):
+            piece *= gain
+            yield piece
 
 
 def _sayable(character: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,18 @@ def test_another_sample_rate_keeps_the_sound(sample_rate: int, to_rate: int) -> 
     middle = slice(to_rate // 10, -to_rate // 10)  # at the ends the sound begins and stops at once
     assert len(changed) == len(exact)
     assert np.abs(changed - exact)[middle].max() < 0.001
+
+
+def test_another_sample_rate_costs_a_second_of_memory_not_the_whole() -> None:
+    minutes = np.tile(voice_like(200, sample_rate=22_050), 100)
+    tracemalloc.start()
+    try:
+        made = sum(len(piece) for piece in audio.resample_pieces(minutes, 22_050, 44_100))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made == 2 * len(minutes)
+    assert peak_bytes < 8 * 1024 * 1024  # the windows of one second are 3 MB; those of all would be 35 times the sound
 
 
 def test_speech_is_brought_to_one_level_and_never_clips() -> None:
