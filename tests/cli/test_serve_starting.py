@@ -17,7 +17,7 @@ from aiservices.cli import serve as module
 from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.settings import Config, ServerConfig, ServiceConfig
-from tests.running import until
+from tests.running import LIMIT_S, until
 
 REASON = "the server is starting: jobs of an earlier process are being restored; try again"
 
@@ -63,7 +63,7 @@ async def starting(path: Path, monkeypatch: Any) -> AsyncIterator[Server]:
             await until(lambda: bool(server.lines) or server.task.done())
             if not server.task.done():
                 signal.raise_signal(signal.SIGTERM)
-            assert await server.task is Exit.OK
+            assert await asyncio.wait_for(server.task, LIMIT_S) is Exit.OK
 
 
 async def test_a_caller_is_told_to_come_back_and_no_job_is_called_lost(tmp_path: Path, monkeypatch: Any) -> None:
@@ -114,4 +114,4 @@ async def test_a_signal_meanwhile_is_heeded_once_they_are_restored(tmp_path: Pat
         await server.url()
         signal.raise_signal(signal.SIGTERM)
         server.journal.gate.set()
-        assert await server.task is Exit.OK
+        assert await asyncio.wait_for(server.task, LIMIT_S) is Exit.OK
