@@ -101,6 +101,17 @@ class Unavailable(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class Starting(ServiceError):
+    """The jobs of an earlier process are still being restored; try again after ``retry_after_s``."""
+
+    code = "starting"
+    retry_after_s = 1.0
+    """About what some thousand jobs take."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is starting: jobs of an earlier process are being restored; try again")
+
+
 class JobFailed(ServiceError):
     """A handler's own way to fail one job with a text the caller may read."""
 

@@ -59,6 +59,8 @@ class Registry:
         self.config = config
         self.metrics = Metrics()
         self.broken_event = asyncio.Event()
+        self.starting = True
+        """Until the jobs of an earlier process are known again: so long nobody can be told which jobs there are."""
         self.draining = False
         self._pool = ThreadPoolExecutor(config.server.pool_threads, thread_name_prefix="pool")
         server = config.server
@@ -124,6 +126,7 @@ class Registry:
         self._lag_watch = asyncio.create_task(watch_loop_lag(self.metrics))
         for service in self.services.values():
             await service.start()
+        self.starting = False
         log.info("registry.started", profile=self.config.profile, services=list(self.services))
 
     async def _restore(self) -> None:

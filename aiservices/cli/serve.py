@@ -120,7 +120,10 @@ async def serve(
         await runner.setup()
         for each in sockets:
             await web.SockSite(runner, each).start()
-        for line in _greeting(config, sockets[0].getsockname()[1]):
+        port = sockets[0].getsockname()[1]
+        log.info("server.listening", host=config.server.host, port=port)
+        await registry.start()
+        for line in _greeting(config, port):
             say(line)
         await _first(stop.asked, registry.broken_event)
         stop.asked.set()  # from here on a signal is the second one
@@ -144,7 +147,7 @@ def _runner(registry: Registry) -> Runner:
     server = registry.config.server
     # A caller that hangs up must not cancel what its request began: jobs end through their own ways only.
     return Runner(
-        create_app(registry),
+        create_app(registry, starts=False),
         attrs.evolve(server, max_connections=raise_file_limit(server.max_connections)),
         handler_cancellation=False,
         access_log=None,
@@ -153,7 +156,7 @@ def _runner(registry: Registry) -> Runner:
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Reserve the address before anything is loaded; connections are refused until the server listens.
+    """Reserve the address before anything is built; connections are refused until the server listens.
 
     Raises:
         ServiceError: the address is taken, or not ours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -21,7 +22,7 @@ from aiservices.transports.http.openapi import describe
 from aiservices.transports.http.origin import OriginGate
 
 
-def create_app(registry: Registry) -> web.Application:
+def create_app(registry: Registry, *, starts: bool = True) -> web.Application:
     """Build the application that serves the registry's services.
 
     It starts, drains and closes the registry: models load behind the first requests. Whoever runs it sets
@@ -30,6 +31,8 @@ def create_app(registry: Registry) -> web.Application:
 
     Args:
         registry: the services, not started yet.
+        starts: whether the application's start is the registry's; if not, whoever runs it starts the registry once the
+            port is open, so that callers are told meanwhile that their jobs are being restored.
     """
     server = registry.config.server
     app = web.Application(
@@ -45,7 +48,7 @@ def create_app(registry: Registry) -> web.Application:
     OriginGate(server).join(app)
     app.middlewares.append(check_access)
     app.cleanup_ctx.append(watch_keys)
-    app.cleanup_ctx.append(_run_registry)
+    app.cleanup_ctx.append(partial(_run_registry, starts=starts))
     app.on_shutdown.append(_drain_registry)
     app.add_routes(process.routes())
     app.router.add_post(openai_speech.PATH, openai_speech.speech)
@@ -53,9 +56,10 @@ def create_app(registry: Registry) -> web.Application:
     return app
 
 
-async def _run_registry(app: web.Application) -> AsyncIterator[None]:
+async def _run_registry(app: web.Application, *, starts: bool) -> AsyncIterator[None]:
     try:
-        await app[REGISTRY].start()
+        if starts:
+            await app[REGISTRY].start()
         yield
     finally:
         await app[REGISTRY].close()

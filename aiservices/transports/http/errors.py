@@ -105,6 +105,7 @@ STATUS: Mapping[str, int] = {
     "caller_gone": CLIENT_GONE,
     "too_many_answers": 503,
     "too_many_bodies": 503,
+    "starting": 503,
     "unavailable": 503,
     "model_broken": 503,
     "out_of_memory": 503,
@@ -114,7 +115,16 @@ STATUS: Mapping[str, int] = {
 """The code of a :class:`~aiservices.errors.ServiceError` -> HTTP status."""
 
 _NO_JOB_MEANT = frozenset(
-    {"unauthorized", "cross_site", "forbidden", "misdirected", "too_many_answers", "unknown_service", "conflict"}
+    {
+        "unauthorized",
+        "cross_site",
+        "forbidden",
+        "misdirected",
+        "starting",
+        "too_many_answers",
+        "unknown_service",
+        "conflict",
+    }
 )
 """Codes whose answer claims no job status. A conflict leaves the job what it was."""
 

@@ -122,7 +122,7 @@ _READS = ("GET", "POST")
 """The Go client polls with POST, all others with GET."""
 
 OPERATIONS = (
-    Operation("run", ("POST",), "/run", run, "Accepted", reads_body=True, errors=(400, 409, 413, 415, 429, 503)),
+    Operation("run", ("POST",), "/run", run, "Accepted", reads_body=True, errors=(400, 409, 413, 415, 429)),
     Operation(
         "runsync",
         ("POST",),
@@ -131,13 +131,13 @@ OPERATIONS = (
         "Job",
         reads_body=True,
         waits=True,
-        errors=(400, 409, 413, 415, 429, 503),
+        errors=(400, 409, 413, 415, 429),
     ),
     Operation("status", _READS, "/status/{job_id}", status, "Job"),
     Operation("status-sync", _READS, "/status-sync/{job_id}", status_sync, "Job", waits=True, errors=(400,)),
     Operation("stream", _READS, "/stream/{job_id}", stream, "Stream", waits=True, errors=(400, 410)),
     Operation("cancel", ("POST",), "/cancel/{job_id}", cancel, "Cancelled"),
-    Operation("retry", ("POST",), "/retry/{job_id}", retry, "Accepted", errors=(409, 429, 503)),
+    Operation("retry", ("POST",), "/retry/{job_id}", retry, "Accepted", errors=(409, 429)),
     Operation("purge-queue", ("POST",), "/purge-queue", purge_queue, "Purged"),
     Operation("health", ("GET",), "/health", health, "Health"),
     Operation("voices", ("GET",), "/voices", voices, "Voices"),

@@ -7,7 +7,7 @@ import re
 from aiohttp import web
 
 from aiservices.callers import Caller
-from aiservices.errors import InvalidInput
+from aiservices.errors import InvalidInput, Starting
 from aiservices.jobs import Job
 from aiservices.registry import Registry
 from aiservices.service import Service
@@ -24,8 +24,20 @@ LONGEST_WAIT_MS = 300_000
 """Bounds of ``?wait=``; RunPod's own (https://docs.runpod.io/serverless/endpoints/operation-reference)."""
 
 
+def check_started(request: web.Request) -> None:
+    """Raise Starting as long as not every job of an earlier process is known again."""
+    if request.app[REGISTRY].starting:
+        raise Starting
+
+
 def find_service(request: web.Request) -> Service:
-    """Return the service that the path names; the only one where the path names none. Raises UnknownService."""
+    """Return the service that the path names; the only one where the path names none.
+
+    Raises:
+        UnknownService: there is none of that name.
+        Starting: its jobs are still being restored.
+    """
+    check_started(request)
     return request.app[REGISTRY].get(service_name(request))
 
 

@@ -24,7 +24,7 @@ from aiservices.transports.http.access import CLIENT_GONE
 from aiservices.transports.http.answers import send
 from aiservices.transports.http.body import note_origin, read_object
 from aiservices.transports.http.errors import STATUS, headers_of, json_response
-from aiservices.transports.http.lookup import REGISTRY
+from aiservices.transports.http.lookup import REGISTRY, check_started
 
 PATH = "/v1/audio/speech"
 
@@ -58,6 +58,7 @@ async def speech(request: web.Request) -> web.StreamResponse:
     registry, name = request.app[REGISTRY], ""
     config = registry.config
     try:
+        check_started(request)
         body = read_input(SpeechBody, await read_object(request, config.server.max_run_body_bytes))
         service = _find(registry, body.model)
         name = service.name

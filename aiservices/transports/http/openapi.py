@@ -89,7 +89,7 @@ def _operations(service: Service, mount: str, prefix: str, named: Json) -> Itera
 def _operation(service: Service, operation: Operation, operation_id: str, named: Json) -> Json:
     has_job = "{job_id}" in operation.path
     parameters = [*([_JOB_ID_PARAMETER] if has_job else []), *([_WAIT_PARAMETER] if operation.waits else [])]
-    errors = sorted({*operation.errors, 401, 500, *([404] if has_job else [])})
+    errors = sorted({*operation.errors, 401, 500, 503, *([404] if has_job else [])})
     described: Json = {
         "operationId": operation_id,
         "tags": [service.name],

@@ -53,7 +53,13 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     # A failure's reason may name a path or a bucket; where callers need keys, only an operator's is told.
     tell_all = request[CALLER].operator
     services = {name: _service_state(service, tell_all) for name, service in registry.services.items()}
-    shown = {"ready": ready, "draining": registry.draining, "profile": registry.config.profile, "services": services}
+    shown = {
+        "ready": ready,
+        "starting": registry.starting,
+        "draining": registry.draining,
+        "profile": registry.config.profile,
+        "services": services,
+    }
     return json_response(shown, 200 if ready else 503)
 
 
@@ -122,7 +128,9 @@ def _file(name: str) -> web.Response:
 
 def is_ready(registry: Registry) -> bool:
     """Whether every service takes jobs at once, or loads on purpose with its first job."""
-    return not registry.draining and not registry.broken and all(each.takes_jobs for each in registry.services.values())
+    if registry.starting or registry.draining or registry.broken:
+        return False
+    return all(each.takes_jobs for each in registry.services.values())
 
 
 def _service_state(service: Service, tell_all: bool) -> dict[str, Any]:
