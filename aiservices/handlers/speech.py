@@ -124,7 +124,7 @@ def encode(speech: Speech) -> TextToSpeechOutput:
 def _at_rate(speech: Speech, rate: int) -> Iterator[audio.Samples]:
     """One block after the other, each in pieces of a second: an hour is never held twice.
 
-    A block is resampled twice, first for its peak: that costs time (about 2 s an hour), where keeping it costs memory.
+    A block is resampled twice, first for its peak: that costs time, where keeping it costs memory.
     """
     for block in speech.blocks:
         if rate == speech.sample_rate:

@@ -63,6 +63,7 @@ class Journal:
         self._written = self._committed = self._failed = self._written_before = 0
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._thread: threading.Thread | None = None
+        self._is_broken = False
 
     @property
     def keeps_secrets(self) -> bool:
@@ -90,6 +91,7 @@ class Journal:
             opened,
             self._has_committed,
             self._has_failed,
+            self._has_broken,
         )
         self._thread = threading.Thread(target=writer.run, name="journal", daemon=True)
         self._thread.start()
@@ -148,9 +150,9 @@ class Journal:
 
     def _hand_over(self) -> None:
         """Give the writer what one round of the loop wrote: one commit for all requests that it served."""
-        if self._round:
+        if self._round and not self._is_broken:
             self._batches.put(self._round)
-            self._round = []
+        self._round = []
 
     def _has_committed(self, position: int, seconds: float, file_bytes: int) -> None:
         if self.failing is not None:
@@ -168,6 +170,11 @@ class Journal:
         if refused:
             self.on_refused(refused, reason)
         self._wake(position)
+
+    def _has_broken(self, refused: Sequence[str], reason: str) -> None:
+        """Keep nothing more: a new process has to. What is accepted goes on in memory."""
+        self._is_broken = True
+        self._has_failed(self._written, refused, reason)
 
     def _is_settled(self, position: int) -> bool:
         """Whether nobody has to wait for a position: it is on the disk, or was tried and failed.

@@ -40,6 +40,7 @@ class Writer:
         opened: gets what is remembered, or why the file cannot be used.
         committed: told the position, the seconds and the file's bytes of a commit.
         failed: told the position, the refused acceptances and the reason of a commit that failed.
+        broken: told the refused acceptances and the reason when it stops before it was told to.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Writer:
         opened: asyncio.Future[list[JobRecord]],
         committed: Callable[[int, float, int], None],
         failed: Callable[[int, Sequence[str], str], None],
+        broken: Callable[[Sequence[str], str], None],
     ) -> None:
         self._make, self._batches, self._loop, self._opened = make, batches, loop, opened
-        self._committed, self._failed = committed, failed
+        self._committed, self._failed, self._broken = committed, failed, broken
         self._changes: dict[str, Change] = {}
         self._taken = 0
         self._closing = self._failing = False
@@ -81,6 +83,10 @@ class Writer:
                     self._commit()
             if self._changes:
                 log.error("journal.lost", jobs=len(self._changes))
+        except Exception as error:
+            log.critical("journal.broken", exc_info=error)
+            refused = [job_id for job_id, change in self._changes.items() if change.accepted is not None]
+            self._post(self._broken, refused, "the journal stopped working: internal error")
         finally:
             self._store.close()
 

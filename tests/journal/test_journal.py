@@ -173,6 +173,23 @@ async def test_a_full_disk_refuses_acceptances_and_keeps_the_rest(path: Path, mo
     assert [(record.job_id, record.state) for record in await offline(path)] == [("a", "COMPLETED")]
 
 
+async def test_a_writer_that_breaks_leaves_nobody_waiting_and_refuses_what_is_new(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    refused: list[str] = []
+    async with opened(path, on_refused=lambda ids, _: refused.extend(ids)) as (journal, _):
+        monkeypatch.setattr(writer.Writer, "_commit", broken)
+        position = journal.write(accepted())
+        assert not await journal.committed(position)
+        assert refused == ["a"]
+        with pytest.raises(Unavailable, match="the journal stopped working"):
+            journal.write(accepted("b"))
+        assert not await journal.committed(journal.write(ended("c")))
+
+
 async def test_a_failed_transaction_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError("no space left")
