@@ -221,7 +221,7 @@ async def test_another_tenants_job(serve: Serve, tmp_path: Path) -> None:
     await serve(Upper, server=ServerConfig(keys_file=str(tmp_path / "keys.toml"), grace_s=0.0))
     shop, rival = (runpod.Endpoint("upper", api_key=key) for key in keys)
     job = await asyncio.to_thread(shop.run, {"text": "mug"})
-    assert await asyncio.to_thread(job.output) == {"text": "MUG"}
+    assert await asyncio.to_thread(lambda: job.output(timeout=10)) == {"text": "MUG"}
     stolen = runpod.endpoint.runner.Job("upper", job.job_id, rival.rp_client)
     with pytest.raises(Exception, match="404"):
         await asyncio.to_thread(stolen.status)
