@@ -85,8 +85,7 @@ class Writer:
                 log.error("journal.lost", jobs=len(self._changes))
         except Exception as error:
             log.critical("journal.broken", exc_info=error)
-            refused = [job_id for job_id, change in self._changes.items() if change.accepted is not None]
-            self._post(self._broken, refused, "the journal stopped working: internal error")
+            self._post(self._broken, self._acceptances(), "the journal stopped working: internal error")
         finally:
             self._store.close()
 
@@ -132,7 +131,7 @@ class Writer:
             self._store.commit(self._changes)
         except Exception as error:
             self._failing = True
-            refused = [job_id for job_id, change in self._changes.items() if change.accepted is not None]
+            refused = self._acceptances()
             for job_id in refused:
                 del self._changes[job_id]
             reason = f"the journal cannot be written: {error}"
@@ -142,6 +141,10 @@ class Writer:
             self._changes.clear()
             seconds, size = time.perf_counter() - begun, self._store.size_bytes()
             self._post(self._committed, self._taken, seconds, size)
+
+    def _acceptances(self) -> list[str]:
+        """Ids of the jobs whose acceptance is not written."""
+        return [job_id for job_id, change in self._changes.items() if change.accepted is not None]
 
     def _tidy(self) -> None:
         if not self._is_tidy:

@@ -66,8 +66,13 @@ async def starting(path: Path, monkeypatch: Any) -> AsyncIterator[Server]:
             assert await asyncio.wait_for(server.task, LIMIT_S) is Exit.OK
 
 
+def session_of() -> aiohttp.ClientSession:
+    """A client that does not wait for ever for what is answered only once the gate is open."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(LIMIT_S))
+
+
 async def test_a_caller_is_told_to_come_back_and_no_job_is_called_lost(tmp_path: Path, monkeypatch: Any) -> None:
-    async with starting(tmp_path, monkeypatch) as server, aiohttp.ClientSession() as session:
+    async with starting(tmp_path, monkeypatch) as server, session_of() as session:
         url = await server.url()
         for method, path in (
             ("POST", "/v2/echo/run"),
@@ -85,7 +90,7 @@ async def test_a_caller_is_told_to_come_back_and_no_job_is_called_lost(tmp_path:
 
 
 async def test_probes_tell_that_it_lives_and_is_not_ready(tmp_path: Path, monkeypatch: Any) -> None:
-    async with starting(tmp_path, monkeypatch) as server, aiohttp.ClientSession() as session:
+    async with starting(tmp_path, monkeypatch) as server, session_of() as session:
         url = await server.url()
         statuses = {}
         for path in ("/livez", "/readyz", "/ping"):
@@ -99,7 +104,7 @@ async def test_probes_tell_that_it_lives_and_is_not_ready(tmp_path: Path, monkey
 
 
 async def test_it_serves_once_they_are_restored(tmp_path: Path, monkeypatch: Any) -> None:
-    async with starting(tmp_path, monkeypatch) as server, aiohttp.ClientSession() as session:
+    async with starting(tmp_path, monkeypatch) as server, session_of() as session:
         url = await server.url()
         server.journal.gate.set()
         await until(lambda: bool(server.lines))

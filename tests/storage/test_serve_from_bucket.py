@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +10,8 @@ import pytest
 
 from tests.storage.conftest import Bucket
 from tests.storage.proxy import FaultyProxy
+from tools.serving import ROOT, serving
 
-ROOT = Path(__file__).parent.parent.parent
 DEMO = ROOT / "aiservices" / "demo" / "mistral"
 
 SETTINGS = """
@@ -41,31 +34,6 @@ options = {{ dtype = "float32", cpu_threads = 1 }}
 
 [profiles.bucket.services.listing]
 """
-
-
-@asynccontextmanager
-async def served(settings: Path) -> AsyncIterator[str]:
-    """Serve in a process of its own; gives the URL and stops it at the end."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "aiservices", "serve", "--config", str(settings)),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    try:
-        async for line in process.stdout:
-            if b"try the services" in line:
-                yield line.decode().split()[0].rstrip("/")
-                break
-        process.send_signal(signal.SIGTERM)
-        await process.communicate()
-        assert process.returncode == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def ask(url: str) -> dict[str, Any]:
@@ -93,8 +61,8 @@ async def test_the_demo_is_served_from_a_bucket_at_the_first_and_the_second_star
     answers = []
     for first in (True, False):
         proxy.seen.clear()
-        async with served(settings) as url:
-            answers.append(await ask(url))
+        async with serving(settings) as server:
+            answers.append(await ask(server.url))
         assert sorted(proxy.objects) == (sorted(files) if first else [])
         assert proxy.listings == 1
     assert answers[0]["status"] == "COMPLETED", answers[0]
