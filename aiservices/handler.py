@@ -44,6 +44,9 @@ P = ParamSpec("P")
 MediaKind = Literal["image", "audio"]
 """What a fetched file has to be, judged by its first bytes."""
 
+Unit = Literal["tokens", "audio_seconds"]
+"""What :meth:`Context.count` counts: tokens that a model chose, or seconds of the sound that it made."""
+
 FILE_MARK = "media_type_field"
 """Key in the ``extra`` of a field's :class:`msgspec.Meta` that :func:`output_file` sets."""
 
@@ -103,6 +106,9 @@ class Context(Protocol):
         Args:
             chunk: a text, or what JSON can hold, with ``bytes`` for what is base64 on the wire.
         """
+
+    def count(self, unit: Unit, amount: float) -> None:
+        """Count what the model made since the last call, whatever becomes of the job. Callable from any thread."""
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download an ``http``, ``https`` or ``data:`` URL that the caller gave, through the guard. On the loop.

@@ -21,7 +21,7 @@ from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailabl
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, JobStatus, Restorer, Stage
+from aiservices.jobs import EndReason, Job, JobManager, JobRecords, JobRequest, JobStatus, Restorer, Stage
 from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
@@ -159,7 +159,7 @@ class Service:
 
     def give_up(self, job: Job) -> None:
         """End a job as CANCELLED that nobody will ask for again; one that has ended stays as it is."""
-        job.finish(Stage.CANCELLED)
+        job.finish(Stage.CANCELLED, reason=EndReason.CANCELLED)
 
     def retry(self, job_id: str, caller: Caller) -> Job:
         """Put an ended job back in the queue. Raises JobNotFound, Conflict, QueueFull or Unavailable."""
@@ -251,7 +251,7 @@ class Service:
 
     def _stop_jobs(self) -> None:
         self._jobs.leave(running=True)
-        self._jobs.fail_all(SHUTDOWN_REASON)
+        self._jobs.fail_all(EndReason.SHUTDOWN, SHUTDOWN_REASON)
 
     def _begin_work(self) -> None:
         """Load the model, if nobody does or did with success, and work on jobs."""
@@ -267,13 +267,13 @@ class Service:
                 self._model.expect_load()
                 await self._load_and_run_until_unused()
         except LoadFailed as error:
-            self._jobs.fail_all(str(error))
+            self._jobs.fail_all(EndReason.LOAD_FAILED, str(error))
         except Exception as error:
             if not isinstance(error, ModelBroken):
                 log.error("service.pipeline_failed", service=self.name, exc_info=error)
                 error = ModelBroken("internal error: the service stopped working")
             self._model.fail(str(error))
-            self._jobs.fail_all(str(error))
+            self._jobs.fail_all(EndReason.MODEL_BROKEN, str(error))
             self._on_broken()
 
     async def _load_and_run_until_unused(self) -> None:

@@ -193,6 +193,7 @@ class FakeContext:
         self.cancelled = False
         self.fractions: list[float] = []
         self.chunks: list[Any] = []
+        self.counted: list[tuple[Unit, float]] = []
         self._files = files or {}
 
     def progress(self, fraction: float) -> None:
@@ -200,6 +201,9 @@ class FakeContext:
 
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)
+
+    def count(self, unit: Unit, amount: float) -> None:
+        self.counted.append((unit, amount))
 
     async def fetch(
         self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None, trace: Trace | None = None

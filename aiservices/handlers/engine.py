@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from aiservices.errors import JobFailed, OutOfMemory
-from aiservices.handler import MediaKind, Task
+from aiservices.handler import MediaKind, Task, Unit
 from aiservices.handlers.backbone import Backbone
 from aiservices.handlers.detokenizer import ByteDetokenizer, WindowDetokenizer
 from aiservices.handlers.generation import FinishReason, Generated, GenerationRequest
@@ -225,6 +225,9 @@ class _WarmUpContext:
         pass
 
     def emit(self, chunk: Any) -> None:
+        pass
+
+    def count(self, unit: Unit, amount: float) -> None:
         pass
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:

@@ -131,9 +131,13 @@ class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, Te
 
     def _answer(self, task: Task[SpeechRequest]) -> Speech | Exception:
         try:
-            return JobFailed("cancelled") if task.context.cancelled else self._speak(task.item)
+            if task.context.cancelled:
+                return JobFailed("cancelled")
+            speech = self._speak(task.item)
         except ServiceError as error:
             return error
+        task.context.count("audio_seconds", sum(map(len, speech.blocks)) / speech.sample_rate)
+        return speech
 
     def _speak(self, request: SpeechRequest) -> Speech:
         wanted = request.input

@@ -24,6 +24,7 @@ class Row:
         detokenizer: turns its tokens into text.
         tokens: what was chosen so far, the end token included.
         text: what went out so far.
+        counted: how many of them are counted as made.
         written: tokens whose text went out or waits for the rest of a character.
         written_at_s: when that was, on the monotonic clock.
         failure: what to fail with at its next token.
@@ -35,6 +36,7 @@ class Row:
     detokenizer: Detokenizer
     tokens: list[int] = attrs.field(factory=list)
     text: list[str] = attrs.field(factory=list)
+    counted: int = 0
     written: int = 0
     written_at_s: float = -EMIT_EVERY_S
     failure: Exception | None = None
@@ -55,6 +57,7 @@ class Row:
         self.written_at_s = now_s
         self._emit(self.detokenizer.add(self.tokens[self.written :]))
         self.written = len(self.tokens)
+        self._count()
         self.task.context.progress(len(self.tokens) / self.request.max_new_tokens)
 
     def finish(self, reason: FinishReason, *, drop_last: bool) -> Generated:
@@ -66,6 +69,7 @@ class Row:
         """
         rest = self.tokens[self.written : len(self.tokens) - drop_last]
         self._emit(self.detokenizer.add(rest) + self.detokenizer.finish())
+        self._count()
         picture = self.request.picture
         usage = Usage(
             prompt_tokens=len(self.request.token_ids),
@@ -73,6 +77,10 @@ class Row:
             picture_tokens=picture.tokens if picture else 0,
         )
         return Generated("".join(self.text), reason, usage, tuple(self.tokens))
+
+    def _count(self) -> None:
+        new, self.counted = len(self.tokens) - self.counted, len(self.tokens)
+        self.task.context.count("tokens", new)
 
     def _emit(self, text: str) -> None:
         if text:

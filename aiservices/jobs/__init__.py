@@ -1,7 +1,7 @@
 """The jobs of one service: accepted, remembered, ended and forgotten. The one place that knows where a job is.
 
 =================  ==================================================================================================
-``status``         the states that callers see, and the stages behind them
+``status``         the states that callers see, the stages behind them, and why jobs end
 ``request``        what a caller asked for
 ``stream``         chunks that nobody has read yet
 ``output``         what a job made
@@ -9,6 +9,7 @@
 ``queue``          the jobs that wait, in order
 ``records``        between jobs and the journal
 ``announcer``      makes an end known
+``tracing``        spans of a job, where OpenTelemetry is there
 ``limits``         when a job has waited or run too long
 ``retention``      how long ended jobs are remembered
 ``signal``         wakes whoever waits for a job
@@ -23,12 +24,13 @@ from aiservices.jobs.output import JobOutput, OutputFile
 from aiservices.jobs.records import JobRecords
 from aiservices.jobs.request import Destination, JobRequest, fingerprint
 from aiservices.jobs.restorer import Restorer
-from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
+from aiservices.jobs.status import ENDED, RETRYABLE, EndReason, JobStatus, Stage
 
 __all__ = [
     "ENDED",
     "RETRYABLE",
     "Destination",
+    "EndReason",
     "Job",
     "JobManager",
     "JobOutput",

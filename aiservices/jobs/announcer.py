@@ -31,11 +31,14 @@ class Announcer:
     def ended(self, job: Job) -> None:
         """A job has just ended."""
         execution_s = None if job.started_at is None else job.execution_s
-        self._metrics.ended(job.status, job.delay_s, execution_s)
+        reason = job.reason or EndReason.COMPLETED
+        self._metrics.ended(job.status, reason, job.delay_s, execution_s)
+        record_spans(job)
         log.info(
             "job.finished",
             **job.log_fields,
             status=job.status.value,
+            reason=reason.value,
             delay_s=round(job.delay_s, 3),
             execution_s=round(job.execution_s, 3),
             error=job.error,

@@ -19,7 +19,7 @@ from aiservices.errors import StreamEnded
 from aiservices.jobs.output import JobOutput
 from aiservices.jobs.request import JobRequest
 from aiservices.jobs.signal import Signal
-from aiservices.jobs.status import JobStatus, Stage
+from aiservices.jobs.status import EndReason, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.timers import Timer
 from aiservices.trace import Trace
@@ -39,6 +39,7 @@ class Job:
         attempt: 1, and one more for each retry; results of earlier attempts are refused by it.
         output: what it made, for COMPLETED.
         error: one line of text, for FAILED and TIMED_OUT.
+        reason: why it ended, in a word; None while it lives, and for one that ended in an earlier process.
         progress: 0 to 1, None until the handler reports some.
         submitted_at, started_at, ended_at: seconds of the event loop's clock.
         recorded: whether the journal knows it.
@@ -58,6 +59,7 @@ class Job:
     attempt: int = 1
     output: JobOutput | None = None
     error: str | None = None
+    reason: EndReason | None = None
     progress: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -139,6 +141,7 @@ class Job:
         self,
         stage: Stage,
         *,
+        reason: EndReason,
         attempt: int | None = None,
         output: JobOutput | None = None,
         error: str | None = None,
@@ -147,6 +150,7 @@ class Job:
 
         Args:
             stage: one of the final ones.
+            reason: why, in a word.
             attempt: refuse the result unless this attempt is the running one; None ends whichever runs.
             output: what it made, for COMPLETED.
             error: one line of text, for FAILED and TIMED_OUT.
@@ -157,7 +161,7 @@ class Job:
         assert stage.ended, stage
         if self.ended or (attempt is not None and attempt != self.attempt):
             return False
-        self.output, self.error, self.ended_at = output, error, self.jobs.now()
+        self.output, self.error, self.reason, self.ended_at = output, error, reason, self.jobs.now()
         self.jobs.ended(self, stage, interrupted=attempt is None)
         self._has_ended.fire()
         self._has_news.fire()
@@ -192,7 +196,7 @@ class Job:
     def begin_again(self) -> None:
         """Forget what the last attempt left; for :meth:`JobManager.retry`."""
         self.attempt += 1
-        self.output = self.error = self.progress = self.started_at = self.ended_at = None
+        self.output = self.error = self.reason = self.progress = self.started_at = self.ended_at = None
         self.submitted_at, self._end_was_read = self.jobs.now(), False
         self.stream.clear()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiservices.jobs.job import Job
-from aiservices.jobs.status import Stage
+from aiservices.jobs.status import EndReason, Stage
 from aiservices.timers import Timers
 
 
@@ -31,7 +31,7 @@ def _set(job: Job, timers: Timers, delay_s: float) -> None:
 
 def _time_out(job: Job) -> None:
     if job.stage.waits:
-        error = f"not started within its time to live of {job.ttl_s:g} s"
+        reason, error = EndReason.TTL, f"not started within its time to live of {job.ttl_s:g} s"
     else:
-        error = f"execution timed out after {job.timeout_s:g} s"
-    job.finish(Stage.TIMED_OUT, error=error)
+        reason, error = EndReason.TIMEOUT, f"execution timed out after {job.timeout_s:g} s"
+    job.finish(Stage.TIMED_OUT, reason=reason, error=error)

@@ -18,7 +18,7 @@ from aiservices.jobs.rate import CompletionRate
 from aiservices.jobs.records import JobRecords
 from aiservices.jobs.request import JobRequest
 from aiservices.jobs.retention import Retention
-from aiservices.jobs.status import ENDED, RETRYABLE, JobStatus, Stage
+from aiservices.jobs.status import ENDED, RETRYABLE, EndReason, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.metrics import ServiceMetrics
 from aiservices.settings import ServiceConfig
@@ -141,7 +141,7 @@ class JobManager:
         """Take jobs back whose acceptance could not be recorded; ids of others are passed over."""
         for job in [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]:
             job.refused, job.recorded = reason, False
-            job.finish(Stage.CANCELLED)
+            job.finish(Stage.CANCELLED, reason=EndReason.NOT_RECORDED)
             self._retention.take_back(job)
             self._forget(job)
 
@@ -182,12 +182,12 @@ class JobManager:
     def purge(self, caller: Caller) -> int:
         """End every queued job that the caller may see as CANCELLED; return how many."""
         queued = [job for job in self._queue if caller.may_see(job.request.caller)]
-        return sum(job.finish(Stage.CANCELLED) for job in queued)
+        return sum(job.finish(Stage.CANCELLED, reason=EndReason.CANCELLED) for job in queued)
 
-    def fail_all(self, error: str) -> None:
-        """End every job that has not ended as FAILED with this reason."""
+    def fail_all(self, reason: EndReason, error: str) -> None:
+        """End every job that has not ended as FAILED, for this reason and with this text."""
         for job in [*self._live()]:
-            job.finish(Stage.FAILED, error=error)
+            job.finish(Stage.FAILED, reason=reason, error=error)
 
     def leave(self, *, running: bool) -> None:
         """Leave recorded jobs to the next process: those that wait, and those that run only if told so."""
@@ -212,7 +212,7 @@ class JobManager:
         """Note where a job is now."""
         self._counts[job.stage] -= 1
         self._counts[stage] += 1
-        job.stage = stage
+        job.enter(stage)
 
     def start(self, job: Job) -> None:
         """The model takes a job; its execution time begins to count."""

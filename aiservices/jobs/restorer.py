@@ -10,7 +10,7 @@ from aiservices.errors import ServiceError
 from aiservices.jobs.job import Job
 from aiservices.jobs.manager import JobManager
 from aiservices.jobs.records import JobRecords
-from aiservices.jobs.status import RETRYABLE, Stage
+from aiservices.jobs.status import RETRYABLE, EndReason, Stage
 from aiservices.journal import RUNNING, JobRecord
 from aiservices.logs import get_logger
 
@@ -62,7 +62,7 @@ class Restorer:
             self._records.requeued(job)
         self._jobs.restore(job)
         if misfit is not None:
-            job.finish(Stage.FAILED, error=misfit)
+            job.finish(Stage.FAILED, reason=EndReason.NOT_RESTORED, error=misfit)
 
     def _read(self, job: Job, unreadable: str | None) -> str | None:
         """Check the input again; return why it does not fit. One that nobody needs, or can use, is let go."""

@@ -18,6 +18,39 @@ class JobStatus(StrEnum):
     __hash__ = str.__hash__  # as for Stage
 
 
+class EndReason(StrEnum):
+    """Why a job ended, for metrics, log and traces: a few words, whatever its error says."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    """Its caller asked for that, or hung up."""
+    NOT_RECORDED = "not_recorded"
+    """It was taken back, for its acceptance could not be written."""
+    TTL = "ttl"
+    """It was not started within its time to live."""
+    TIMEOUT = "timeout"
+    """It ran for longer than its limit."""
+    INVALID_INPUT = "invalid_input"
+    """The handler found that its input does not fit."""
+    FETCH_FAILED = "fetch_failed"
+    """A URL in its input could not be fetched."""
+    PREPARE_TIMEOUT = "prepare_timeout"
+    """Preparing it took too long."""
+    FAILED = "failed"
+    """The handler, or the way of its output, failed it with a text of its own."""
+    INTERNAL_ERROR = "internal_error"
+    """Something raised what nobody expected; the log has it whole."""
+    OUT_OF_MEMORY = "out_of_memory"
+    MODEL_BROKEN = "model_broken"
+    """The device is beyond repair, or the model's thread hangs."""
+    LOAD_FAILED = "load_failed"
+    """The model could not be loaded."""
+    NOT_RESTORED = "not_restored"
+    """After a new start it could not go on: too many attempts, or an input that no longer fits."""
+    SHUTDOWN = "shutdown"
+    """The process ended before the job did, and no journal keeps it."""
+
+
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.TIMED_OUT})
 RETRYABLE = frozenset({JobStatus.FAILED, JobStatus.TIMED_OUT})
 

@@ -23,14 +23,14 @@ import msgspec
 
 from aiservices.errors import JobFailed, contained
 from aiservices.handler import Handler, Task
-from aiservices.jobs import Destination, Job, JobManager, JobOutput, Stage
+from aiservices.jobs import Destination, EndReason, Job, JobManager, JobOutput, Stage
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
 from aiservices.outputs import Packed
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.pipeline.model_rows import ModelRows
 from aiservices.pipeline.rest import Rest
-from aiservices.pipeline.row import Row, Surroundings, Tools
+from aiservices.pipeline.row import PrepareTimeout, Row, Surroundings, Tools
 from aiservices.settings import ServiceConfig
 
 STALLED_AFTER_S = 1.0
@@ -69,7 +69,7 @@ class Pipeline:
         self._outputs = tools.outputs
         self._calls = LoopCalls()
         self._surroundings = Surroundings(
-            fetcher=tools.fetcher, pool=tools.pool, children=tools.children, calls=self._calls
+            fetcher=tools.fetcher, pool=tools.pool, children=tools.children, calls=self._calls, metrics=metrics
         )
         self._on_model = ModelRows(handler, config, jobs, thread, self._calls, metrics)
         self._prepares = type(handler).preprocess is not Handler.preprocess
@@ -154,7 +154,8 @@ class Pipeline:
         while (job := self._jobs.next_queued()) is not None:
             if job.request.is_warmup:
                 self._jobs.start(job)
-                job.finish(Stage.COMPLETED, attempt=job.attempt, output=JobOutput(WARMED_UP))
+                warm = JobOutput(WARMED_UP)
+                job.finish(Stage.COMPLETED, reason=EndReason.COMPLETED, attempt=job.attempt, output=warm)
             elif self._jobs.count(Stage.PREPARING) + len(self._ready) < places:
                 self._begin_job(job)
             else:
@@ -181,7 +182,7 @@ class Pipeline:
                 item = await self._handler.preprocess(row.job.request.input, row)
         except TimeoutError:
             if limit.expired():
-                raise JobFailed(f"preparing the input took longer than {limit_s:g} s") from None
+                raise PrepareTimeout(f"preparing the input took longer than {limit_s:g} s") from None
             raise
         except (SystemExit, KeyboardInterrupt) as error:  # a task would hand these on to the event loop
             raise contained(error) from error

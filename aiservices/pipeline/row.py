@@ -11,11 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 import attrs
 import msgspec
 
-from aiservices.errors import ServiceError, contained
+from aiservices.errors import FetchError, InvalidInput, JobFailed, ModelBroken, OutOfMemory, ServiceError, contained
 from aiservices.fetch import Fetcher
-from aiservices.handler import MediaKind, Task
-from aiservices.jobs import Job, JobOutput, Stage
+from aiservices.handler import MediaKind, Task, Unit
+from aiservices.jobs import EndReason, Job, JobOutput, Stage
 from aiservices.logs import get_logger
+from aiservices.metrics import ServiceMetrics
 from aiservices.outputs import OutputStore
 from aiservices.pipeline.calls import LoopCalls
 from aiservices.sandbox import ChildFunction, Children
@@ -52,12 +53,30 @@ class Surroundings:
         pool: threads for preprocessing and postprocessing.
         children: processes for what may crash or hang.
         calls: reports from any thread.
+        metrics: of the service.
     """
 
     fetcher: Fetcher
     pool: Executor
     children: Children
     calls: LoopCalls
+    metrics: ServiceMetrics
+
+
+class PrepareTimeout(JobFailed):
+    """Preparing a job's input took too long."""
+
+
+_REASONS: tuple[tuple[type[Exception], EndReason], ...] = (
+    (FetchError, EndReason.FETCH_FAILED),
+    (InvalidInput, EndReason.INVALID_INPUT),
+    (PrepareTimeout, EndReason.PREPARE_TIMEOUT),
+    (OutOfMemory, EndReason.OUT_OF_MEMORY),
+    (ModelBroken, EndReason.MODEL_BROKEN),
+    (ServiceError, EndReason.FAILED),
+    (Exception, EndReason.INTERNAL_ERROR),
+)
+"""The first that fits wins, so subclasses stand above their bases."""
 
 
 class Row:
@@ -107,6 +126,10 @@ class Row:
         plain = chunk if isinstance(chunk, str) else msgspec.to_builtins(chunk, builtin_types=(bytes,), str_keys=True)
         self._surroundings.calls.post(partial(self.job.add_chunk, self.attempt, plain))
 
+    def count(self, unit: Unit, amount: float) -> None:
+        """Count what the model made."""
+        self._surroundings.metrics.produced(unit, amount)
+
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         """Download a URL that the caller gave, through the guard."""
         trace = self.job.trace
@@ -125,7 +148,7 @@ class Row:
 
     def complete(self, output: JobOutput) -> None:
         """End the job as COMPLETED, unless something else already ended it."""
-        self.job.finish(Stage.COMPLETED, attempt=self.attempt, output=output)
+        self.job.finish(Stage.COMPLETED, reason=EndReason.COMPLETED, attempt=self.attempt, output=output)
 
     def fail(self, error: Exception) -> None:
         """End the job as FAILED with a text its caller may read; log whole what is unexpected."""
@@ -135,7 +158,8 @@ class Row:
             text = f"internal error (job {self.job.id})"
             if self.current:
                 log.error("job.failed_unexpectedly", **self.job.log_fields, exc_info=error)
-        self.job.finish(Stage.FAILED, attempt=self.attempt, error=text)
+        reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+        self.job.finish(Stage.FAILED, reason=reason, attempt=self.attempt, error=text)
 
 
 def _contained(work: Callable[[], T]) -> T:

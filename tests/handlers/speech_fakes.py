@@ -12,7 +12,7 @@ import numpy as np
 import soundfile  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 
-from aiservices.handler import MediaKind, Task
+from aiservices.handler import MediaKind, Task, Unit
 from aiservices.handlers.reference_clip import read_reference
 from aiservices.handlers.speech import SpeechRequest
 from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
@@ -31,6 +31,7 @@ class FakeContext:
     cancel_at: float = 2.0
     fetched: list[tuple[str, str, str]] = attrs.field(factory=list)
     fractions: list[float] = attrs.field(factory=list)
+    counted: list[tuple[Unit, float]] = attrs.field(factory=list)
 
     @property
     def cancelled(self) -> bool:
@@ -42,6 +43,9 @@ class FakeContext:
 
     def emit(self, chunk: Any) -> None:
         raise AssertionError("speech does not stream")
+
+    def count(self, unit: Unit, amount: float) -> None:
+        self.counted.append((unit, amount))
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         self.fetched.append((url, field, kind))

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import attrs
 
 from aiservices.errors import FetchError
-from aiservices.handler import MediaKind, Task
+from aiservices.handler import MediaKind, Task, Unit
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -26,12 +26,16 @@ class FakeContext:
     cancelled: bool = False
     chunks: list[str] = attrs.field(factory=list)
     fractions: list[float] = attrs.field(factory=list)
+    counted: list[tuple[Unit, float]] = attrs.field(factory=list)
 
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
 
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)
+
+    def count(self, unit: Unit, amount: float) -> None:
+        self.counted.append((unit, amount))
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
         if self.picture is None:

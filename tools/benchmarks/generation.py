@@ -24,7 +24,7 @@ import aiohttp
 import attrs
 
 from aiservices.config import load_config
-from aiservices.handler import MediaKind, Task
+from aiservices.handler import MediaKind, Task, Unit
 from tools.benchmarks.throughput import served
 
 T = TypeVar("T")
@@ -53,6 +53,9 @@ class _Alone:
         pass
 
     def emit(self, chunk: Any) -> None:
+        pass
+
+    def count(self, unit: Unit, amount: float) -> None:
         pass
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:

@@ -127,6 +127,7 @@ class SpeechJob:
     def finish(self, part: Part, samples: Samples) -> Samples:
         """Finish a piece and stream it in its turn. CPU-heavy; runs in the finishing pool."""
         finished = self.request.finish.apply(samples, part.piece.pause_s)
+        self.task.context.count("audio_seconds", len(finished) / self.request.finish.to_rate)
         self.stream(part.number, finished)
         return finished
 
