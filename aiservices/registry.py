@@ -23,7 +23,7 @@ from aiservices.handler import BatchHandler, Handler, StepHandler
 from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
-from aiservices.model import MemoryBudget, check_budget
+from aiservices.model import MemoryBudget, check_budget, gpu_memory
 from aiservices.outputs import OutputStore
 from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
@@ -71,7 +71,7 @@ class Registry:
                 memory_bytes=server.decoder_memory_bytes,
             )
         )
-        self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool)
+        self._fetcher = fetcher or Fetcher(config.fetch, pool=self._pool, on_result=self.metrics.fetched)
         self._webhooks = WebhookSender(config.webhook, self._fetcher, on_result=self._on_webhook)
         self._outputs = OutputStore(config.outputs, config.s3, self._fetcher)
         self._store = ModelStore(config)
@@ -94,6 +94,7 @@ class Registry:
         }
         self._lag_watch: asyncio.Task[None] | None = None
         self._journal = journal
+        self.metrics.watch_devices(gpu_memory)
 
     @property
     def broken(self) -> bool:
@@ -134,6 +135,8 @@ class Registry:
             return
         self._journal.on_refused = self._on_refused
         self._journal.on_commit = self.metrics.journal_commit
+        journal = self._journal
+        self.metrics.watch_journal(lambda: journal.failing is not None)
         records = await self._journal.open()
         by_service: dict[str, list[JobRecord]] = {}
         for record in records:

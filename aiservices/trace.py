@@ -21,6 +21,7 @@ MAX_STATE_CHARS = 512
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STATE = re.compile(r"[\x20-\x7e]+")
 _SAMPLED = "01"
+_SPAN_DIGITS = 16
 
 
 @attrs.frozen
@@ -31,15 +32,21 @@ class Trace:
         trace_id: 32 hexadecimal digits.
         flags: two; ``01`` where it is sampled.
         state: ``tracestate``, or empty.
+        span_id: 16 hexadecimal digits; by default those that the trace's id begins with, for a trace of our own.
     """
 
     trace_id: str
     flags: str = _SAMPLED
     state: str = ""
+    span_id: str = attrs.Factory(lambda self: self.trace_id[:_SPAN_DIGITS], takes_self=True)
 
-    def child_headers(self) -> dict[str, str]:
-        """Return the headers of a request that is part of this trace: each with a span of its own."""
-        headers = {TRACEPARENT: f"00-{self.trace_id}-{os.urandom(8).hex()}-{self.flags}"}
+    def child(self) -> Trace:
+        """Return a place below this one, with a span id that nobody else has."""
+        return attrs.evolve(self, span_id=os.urandom(_SPAN_DIGITS // 2).hex())
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of a request that is sent from here."""
+        headers = {TRACEPARENT: f"00-{self.trace_id}-{self.span_id}-{self.flags}"}
         if self.state:
             headers[TRACESTATE] = self.state
         return headers
@@ -61,4 +68,4 @@ def read_trace(headers: Mapping[str, str]) -> Trace | None:
     state = headers.get(TRACESTATE, "")
     kept = state if len(state) <= MAX_STATE_CHARS and _STATE.fullmatch(state) else ""
     # Of the flags, only "sampled" is defined in the version that we send.
-    return Trace(trace_id, f"{int(flags, 16) & 1:02x}", kept)
+    return Trace(trace_id, f"{int(flags, 16) & 1:02x}", kept, span_id)

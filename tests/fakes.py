@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from aiservices.errors import FetchError, InvalidInput
 from aiservices.fetch import Fetcher
-from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task
+from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHandler, Task, Unit
 from aiservices.metrics import Metrics
 from aiservices.model import MemoryBudget
 from aiservices.outputs import OutputStore

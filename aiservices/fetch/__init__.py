@@ -22,7 +22,7 @@ Presigned URLs are secrets: logs and errors name the host at most, never path, q
 
 from aiservices.fetch.fetcher import Fetcher
 from aiservices.fetch.hosts import HostSlots
-from aiservices.fetch.refusal import Refused
+from aiservices.fetch.refusal import FetchResult, Refused
 from aiservices.fetch.url import host_of
 
-__all__ = ["Fetcher", "HostSlots", "Refused", "host_of"]
+__all__ = ["FetchResult", "Fetcher", "HostSlots", "Refused", "host_of"]

@@ -7,7 +7,7 @@ import io
 import aiohttp
 
 from aiservices.fetch.media_type import SNIFF_BYTES, check_kind
-from aiservices.fetch.refusal import Failure, too_large
+from aiservices.fetch.refusal import Failure, FetchResult, too_large
 from aiservices.handler import MediaKind
 
 MIN_CHUNK_BYTES = 64
@@ -30,9 +30,9 @@ async def read_body(response: aiohttp.ClientResponse, kind: MediaKind, limit_byt
         Failure: status, encoding, size, chunks or kind.
     """
     if response.status != 200:
-        raise Failure(f"answered {response.status}")
+        raise Failure(f"answered {response.status}", FetchResult.STATUS)
     if any(value.strip().lower() not in ("", "identity") for value in response.headers.getall("Content-Encoding", ())):
-        raise Failure("is sent with a Content-Encoding, though none was asked for")
+        raise Failure("is sent with a Content-Encoding, though none was asked for", FetchResult.BROKEN_OFF)
     if (response.content_length or 0) > limit_bytes:
         raise too_large(limit_bytes)
     body = io.BytesIO()  # a list of chunks would let one-byte chunks cost forty times their size
@@ -42,7 +42,7 @@ async def read_body(response: aiohttp.ClientResponse, kind: MediaKind, limit_byt
         body.write(chunk)
         chunks += ended
         if chunks > FREE_CHUNKS + body.tell() // MIN_CHUNK_BYTES:
-            raise Failure(f"is sent in chunks of less than {MIN_CHUNK_BYTES} bytes")
+            raise Failure(f"is sent in chunks of less than {MIN_CHUNK_BYTES} bytes", FetchResult.BROKEN_OFF)
         if body.tell() > limit_bytes:
             raise too_large(limit_bytes)
         if not judged and body.tell() >= SNIFF_BYTES:

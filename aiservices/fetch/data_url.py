@@ -7,7 +7,7 @@ import io
 import re
 from urllib.parse import unquote_to_bytes
 
-from aiservices.fetch.refusal import Failure, too_large
+from aiservices.fetch.refusal import Failure, FetchResult, too_large
 
 _DATA_CHARS = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?[]@!$&'()*+,;=%"  # RFC 3986, no "#"
@@ -27,7 +27,7 @@ def decode_data_url(url: str, limit_bytes: int) -> bytes:
     """
     comma = url.find(",", 0, _MAX_DATA_HEAD_CHARS)
     if comma < 0:
-        raise Failure("is a data: URL without a comma near its beginning")
+        raise Failure("is a data: URL without a comma near its beginning", FetchResult.DATA_URL)
     base64 = url[:comma].lower().endswith(";base64")
     encoded_limit = (limit_bytes + 2) // 3 * 4 if base64 else limit_bytes
     if len(url) - comma - 1 > encoded_limit * 3:  # every character may be percent-encoded
@@ -55,18 +55,18 @@ def _percent_decoded(url: str, begin: int) -> bytes:
 def _percent_decoded_piece(text: str) -> bytes:
     piece = text.encode("ascii", "backslashreplace")  # and a backslash is refused
     if piece.translate(None, _DATA_CHARS) or _BROKEN_ESCAPE.search(piece):
-        raise Failure("is a data: URL with characters that a URL may not hold")
+        raise Failure("is a data: URL with characters that a URL may not hold", FetchResult.DATA_URL)
     return unquote_to_bytes(piece) if b"%" in piece else piece
 
 
 def _base64_decoded(payload: bytes) -> bytes:
     padding = payload.find(b"=")
     if len(payload) % 4 or 0 <= padding < len(payload) - 2:
-        raise Failure("is a data: URL that is not valid base64")
+        raise Failure("is a data: URL that is not valid base64", FetchResult.DATA_URL)
     decoded = io.BytesIO()
     for begin in range(0, len(payload), _SLICE_BYTES):
         try:
             decoded.write(binascii.a2b_base64(payload[begin : begin + _SLICE_BYTES], strict_mode=True))
         except binascii.Error:
-            raise Failure("is a data: URL that is not valid base64") from None
+            raise Failure("is a data: URL that is not valid base64", FetchResult.DATA_URL) from None
     return decoded.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 
 import aiohttp
@@ -17,18 +17,23 @@ from aiservices.fetch.client import guarded_connector, request, untrusting_sessi
 from aiservices.fetch.data_url import decode_data_url
 from aiservices.fetch.hosts import HostSlots
 from aiservices.fetch.media_type import check_kind
-from aiservices.fetch.refusal import Failure, in_words, time_limit
+from aiservices.fetch.refusal import Failure, FetchResult, in_words, time_limit
 from aiservices.fetch.resolver import SystemResolver
 from aiservices.fetch.url import check_url, host_of, next_url
 from aiservices.handler import MediaKind
 from aiservices.logs import get_logger
 from aiservices.settings import FetchConfig
+from aiservices.spans import Span, start
 from aiservices.trace import Trace
 
 log = get_logger(__name__)
 
 _DECODE_ON_LOOP_CHARS = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def _ignore(result: FetchResult, seconds: float) -> None:
+    return None
 
 
 class Fetcher:
@@ -39,6 +44,7 @@ class Fetcher:
         pool: decodes large ``data:`` URLs; None takes the loop's own pool.
         resolver: looks names up, without any check; None asks the system, in threads of its own. The caller closes it.
         tls: whom to trust; None takes the system's roots.
+        on_result: told on the loop how each download ended, and after how many seconds.
     """
 
     def __init__(
@@ -48,8 +54,10 @@ class Fetcher:
         pool: Executor | None = None,
         resolver: AbstractResolver | None = None,
         tls: ssl.SSLContext | None = None,
+        on_result: Callable[[FetchResult, float], None] = _ignore,
     ) -> None:
         self._config = config
+        self._on_result = on_result
         self._pool = pool
         self._allowed = AllowList.parse(config.allow_hosts)
         self._resolver = resolver or SystemResolver(config.max_concurrency)
@@ -114,16 +122,21 @@ class Fetcher:
             FetchError: whatever went wrong, in one line; :class:`Refused` where the guard forbids it.
         """
         limit_bytes = self._config.max_bytes if max_bytes is None else min(max_bytes, self._config.max_bytes)
-        started_s = time.monotonic()
+        span, result, started_s = _begin_span(url, trace), FetchResult.CANCELLED, time.monotonic()
         try:
-            data = await self._get(url, kind, limit_bytes, {} if trace is None else trace.child_headers())
+            data = await self._get(url, kind, limit_bytes, {} if span is None else span.trace.headers())
             check_kind(data, kind)
         except Failure as error:
-            failure = error
+            failure, result = error, error.result
         else:
+            result = FetchResult.OK
             seconds = round(time.monotonic() - started_s, 3)
             log.debug("fetch.done", host=host_of(url), bytes=len(data), seconds=seconds)
             return data
+        finally:
+            self._on_result(result, time.monotonic() - started_s)
+            if span is not None:
+                span.end(error="" if result is FetchResult.OK else result.value)
         # Raised out here, the error carries no exception of the client along, whose text holds the whole URL.
         log.info(failure.event, host=host_of(url), reason=failure.reason)
         raise failure.as_error(field)
@@ -200,9 +213,16 @@ class Fetcher:
                         return await read_body(response, kind, limit_bytes)
                     location = response.headers.get("Location")
             url = next_url(target, response.status, location)
-        raise Failure(f"redirects more than {self._config.max_redirects} times")
+        raise Failure(f"redirects more than {self._config.max_redirects} times", FetchResult.STATUS)
 
     def _running_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            raise Failure("could not be fetched: the downloader is not running")
+            raise Failure("could not be fetched: the downloader is not running", FetchResult.CANCELLED)
         return self._session
+
+
+def _begin_span(url: str, trace: Trace | None) -> Span | None:
+    """A span of a download over the network."""
+    if trace is None or url[:5].lower() == "data:":
+        return None
+    return start("fetch", trace, kind="client", attributes={"server.address": host_of(url)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from aiservices.fetch.refusal import Failure
+from aiservices.fetch.refusal import Failure, FetchResult
 from aiservices.handler import MediaKind
 
 SNIFF_BYTES = 64
@@ -100,7 +100,7 @@ def check_kind(data: bytes, kind: MediaKind) -> None:
         Failure: naming what was found and what is accepted.
     """
     if not data:
-        raise Failure("is empty")
+        raise Failure("is empty", FetchResult.MEDIA_TYPE)
     found = sniff(data)
     if found not in _ACCEPTED[kind]:
-        raise Failure(f"is {found or 'of an unknown type'}, not {_WANTED[kind]}")
+        raise Failure(f"is {found or 'of an unknown type'}, not {_WANTED[kind]}", FetchResult.MEDIA_TYPE)

@@ -9,7 +9,7 @@ import attrs
 from yarl import URL
 
 from aiservices.fetch.addresses import AllowList, literal_address
-from aiservices.fetch.refusal import Failure, Refusal
+from aiservices.fetch.refusal import Failure, FetchResult, Refusal
 
 _MAX_URL_CHARS = 8192
 _HEAD = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,31}):(?://(?P<authority>[^/?#]*))?")
@@ -99,7 +99,7 @@ def next_url(target: Target, status: int, location: str | None) -> str:
         Failure: no ``Location``; a Refusal where it is not valid or leads from ``https`` to ``http``.
     """
     if not location:
-        raise Failure(f"answered {status} without a Location")
+        raise Failure(f"answered {status} without a Location", FetchResult.STATUS)
     try:
         url = urljoin(str(target.url), location)
     except ValueError:

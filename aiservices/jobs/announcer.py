@@ -7,6 +7,8 @@ from functools import partial
 from aiservices.jobs.job import Job
 from aiservices.jobs.output import encode_status
 from aiservices.jobs.records import JobRecords
+from aiservices.jobs.status import EndReason
+from aiservices.jobs.tracing import record_spans
 from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.webhooks import WebhookSender

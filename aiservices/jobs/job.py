@@ -21,6 +21,8 @@ from aiservices.jobs.request import JobRequest
 from aiservices.jobs.signal import Signal
 from aiservices.jobs.status import EndReason, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
+from aiservices.jobs.tracing import begin_span, new_stage_times, record_spans
+from aiservices.spans import Span
 from aiservices.timers import Timer
 from aiservices.trace import Trace
 
@@ -47,6 +49,8 @@ class Job:
         position: of its acceptance, end or retry in the journal, whichever came last.
         refused: why its acceptance could not be recorded; it was taken back then.
         timer: of the time to live, then of the time limit; None once it has ended.
+        batch_size: rows that were in the model with it in its last step, itself included; None if it never got there.
+        stage_times: when each stage of this attempt began, on the loop's clock; None where nobody traces.
     """
 
     id: str
@@ -64,12 +68,15 @@ class Job:
     started_at: float | None = None
     ended_at: float | None = None
     timer: Timer | None = None
+    batch_size: int | None = None
+    stage_times: dict[Stage, float] | None = attrs.field(factory=new_stage_times, repr=False)
     recorded: bool = False
     memory_only: bool = False
     position: int = 0
     refused: str | None = None
     _has_ended: Signal = attrs.field(factory=Signal, repr=False, init=False)
     _has_news: Signal = attrs.field(factory=Signal, repr=False, init=False)
+    _span: Span | None = attrs.field(default=None, repr=False, init=False)
     _end_was_read: bool = False
 
     @property
@@ -120,8 +127,20 @@ class Job:
 
     @property
     def trace(self) -> Trace:
+        """Where what is done for it belongs in a trace: below its own span, where spans are made."""
+        return self.origin if self.span is None else self.span.trace
+
+    @property
+    def origin(self) -> Trace:
         """Where it belongs in a trace: the caller's or, where none was given, one of its own that its id tells."""
         return self.request.trace or Trace(self.id.replace("-", ""))
+
+    @property
+    def span(self) -> Span | None:
+        """Its span, begun when first asked for; None where nobody traces, or it ended in an earlier process."""
+        if self._span is None and self.stage_times:
+            self._span = begin_span(self)
+        return self._span
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -132,6 +151,12 @@ class Job:
         if self.request.caller.key:
             named["key"] = self.request.caller.key
         return named
+
+    def enter(self, stage: Stage) -> None:
+        """Note where it is from now on; for :meth:`JobManager.move` alone."""
+        self.stage = stage
+        if self.stage_times is not None:
+            self.stage_times[stage] = self.jobs.now()
 
     def is_current(self, attempt: int) -> bool:
         """Whether that attempt is the one that may still end the job. Readable from any thread."""
@@ -170,6 +195,7 @@ class Job:
     def leave(self) -> None:
         """Leave the job to the next process, and wake everyone who waits for it in this one."""
         self.jobs.left(self)
+        record_spans(self)
         self.started_at = self.progress = None
         self._has_ended.fire()
         self._has_news.fire()
@@ -196,6 +222,8 @@ class Job:
     def begin_again(self) -> None:
         """Forget what the last attempt left; for :meth:`JobManager.retry`."""
         self.attempt += 1
+        self._span = self.batch_size = None
+        self.stage_times = new_stage_times()
         self.output = self.error = self.reason = self.progress = self.started_at = self.ended_at = None
         self.submitted_at, self._end_was_read = self.jobs.now(), False
         self.stream.clear()

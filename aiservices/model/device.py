@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 from aiservices.errors import ServiceError
+from aiservices.metrics import DeviceMemory
 
 
 def resolve_device(device: str) -> str:
@@ -39,6 +41,26 @@ def allocated_gib(device: str) -> float:
     if not device.startswith("cuda"):
         return 0.0
     return float(importlib.import_module("torch").cuda.memory_allocated(device)) / 2**30
+
+
+def gpu_memory() -> list[DeviceMemory]:
+    """Return what this process holds of each GPU that a model was loaded on; nothing where none uses one.
+
+    Asks torch's own allocator, never the driver, so it neither waits for the device nor begins to use one.
+    """
+    torch = sys.modules.get("torch")  # what nobody imported holds nothing
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    return [
+        DeviceMemory(
+            device=f"cuda:{index}",
+            allocated=torch.cuda.memory_allocated(index),
+            reserved=reserved,
+            total=torch.cuda.get_device_properties(index).total_memory,
+        )
+        for index in range(torch.cuda.device_count())
+        if (reserved := torch.cuda.memory_reserved(index))
+    ]
 
 
 def _free_bytes(device: str) -> float:

@@ -98,6 +98,8 @@ class ModelRows:
                 row = self._rows.pop(task, None)
                 if row is not None:
                     row.task = None
+                    if row.current:
+                        row.job.batch_size = report.row_count
                     yield row, result
             if isinstance(report.error, ModelBroken):
                 raise report.error

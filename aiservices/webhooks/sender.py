@@ -9,7 +9,6 @@ guard of :mod:`aiservices.fetch`, at submission and again at every attempt.
 from __future__ import annotations
 
 import asyncio
-import enum
 import functools
 import random
 import time
@@ -17,13 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
-import attrs
-
 from aiservices.errors import FetchError, InvalidInput
-from aiservices.fetch import HostSlots, Refused, host_of
+from aiservices.fetch import HostSlots, Refused
 from aiservices.logs import get_logger
 from aiservices.settings import WebhookConfig
 from aiservices.trace import Trace
+from aiservices.webhooks.delivery import Delivery, Encode, WebhookResult
 from aiservices.webhooks.shares import Share
 from aiservices.webhooks.signing import SigningKeys, message_id
 
@@ -31,21 +29,6 @@ log = get_logger(__name__)
 
 _STOPPING = "the process stops"
 _JITTER = 0.1  # of the wait, either way: jobs that ended together should not come back together
-
-
-class WebhookResult(enum.StrEnum):
-    """How a delivery ended, as ``on_result`` counts it."""
-
-    DELIVERED = "delivered"
-    """The receiver answered 2xx."""
-    FAILED = "failed"
-    """No attempt was answered with 2xx."""
-    REFUSED = "refused"
-    """The guard forbids the URL, for instance because its host turned out to be a private one, or it answered 410."""
-    DROPPED = "dropped"
-    """Given up by us: too many were pending, of all, of its receiver or of its tenant."""
-    CUT_SHORT = "cut_short"
-    """The process ended before the delivery did."""
 
 
 _STILL_DUE = frozenset({WebhookResult.DROPPED, WebhookResult.CUT_SHORT})
@@ -62,35 +45,11 @@ class Poster(Protocol):
         """POST and return the status, or raise :class:`FetchError`."""
 
 
-Encode = Callable[[], Awaitable[bytes]]
-"""Makes the body when it is needed; a large one off the event loop."""
-
 OnResult = Callable[[str, str, int, WebhookResult], None]
 """Called with service, job id, attempt of the job, and how its delivery ended."""
 
 SIGN_ON_LOOP_BYTES = 64 * 1024
 """A larger body is signed off the event loop: SHA-256 of 64 KiB takes some 50 µs."""
-
-
-@attrs.define
-class _Delivery:
-    url: str = attrs.field(repr=False)
-    encode: Encode | None = attrs.field(repr=False)
-    size_bytes: int
-    service: str
-    job_id: str
-    attempt: int
-    tenant: str
-    trace: Trace | None
-    on_settled: Callable[[], None] | None = attrs.field(default=None, repr=False)
-    host: str = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.host = host_of(self.url)
-
-    @property
-    def log_fields(self) -> dict[str, str]:
-        return {"service": self.service, "job": self.job_id, "host": self.host}
 
 
 class WebhookSender:
@@ -179,7 +138,7 @@ class WebhookSender:
             on_settled: called once it arrived or its attempts are over; not where it was dropped, or cut short
                 by the end of the process.
         """
-        delivery = _Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace, on_settled)
+        delivery = Delivery(url, encode, size_bytes, service, job_id, attempt, tenant, trace, on_settled)
         if self._closed:
             self._count(delivery, WebhookResult.CUT_SHORT, _STOPPING)
             return
@@ -211,7 +170,7 @@ class WebhookSender:
                 task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    def _reason_to_drop(self, delivery: _Delivery) -> str:
+    def _reason_to_drop(self, delivery: Delivery) -> str:
         if len(self._tasks) >= self._config.max_pending:
             return f"{self._config.max_pending} deliveries are pending"
         if self._tasks and self._pending_bytes + delivery.size_bytes > self._max_pending_bytes:
@@ -222,47 +181,54 @@ class WebhookSender:
             return f"{self._per_tenant.limit} deliveries of this tenant are pending"
         return ""
 
-    async def _deliver(self, delivery: _Delivery) -> tuple[WebhookResult, str]:
+    async def _deliver(self, delivery: Delivery) -> tuple[WebhookResult, str]:
         """Return how it ended and, where it did not arrive, the last reason."""
         encode, delivery.encode = delivery.encode, None  # it holds the output, of which the body has all
         assert encode is not None
         body = await encode()
         del encode
-        result, reason = await self._attempt(delivery, body)
+        result, reason = await self._attempt(delivery, body, 1)
         for attempt in range(2, self._config.attempts + 1):
             if result is not WebhookResult.FAILED:
                 break
             log.info("webhook.retry", attempt=attempt, reason=reason, **delivery.log_fields)
             await self._sleep(self._config.retry_wait_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER))
-            result, reason = await self._attempt(delivery, body)
+            result, reason = await self._attempt(delivery, body, attempt)
         return result, reason
 
-    async def _attempt(self, delivery: _Delivery, body: bytes) -> tuple[WebhookResult, str]:
+    async def _attempt(self, delivery: Delivery, body: bytes, attempt: int) -> tuple[WebhookResult, str]:
         async with self._slots.taken(delivery.host):
+            span = delivery.begin_span(attempt)
+            result = WebhookResult.CUT_SHORT
             try:
-                status = await self._post(delivery, body)
-            except Refused as error:
-                return WebhookResult.REFUSED, error.reason
-            except FetchError as error:
-                return WebhookResult.FAILED, error.reason
+                result, reason = await self._post(delivery, body, {} if span is None else span.trace.headers())
+            finally:
+                if span is not None:
+                    span.end(error="" if result is WebhookResult.DELIVERED else result.value)
+        return result, reason
+
+    async def _post(self, delivery: Delivery, body: bytes, headers: Mapping[str, str]) -> tuple[WebhookResult, str]:
+        signed = {**await self._sign(delivery, body), **headers}
+        try:
+            status = await self._poster.post_json(delivery.url, body, headers=signed, timeout_s=self._config.timeout_s)
+        except Refused as error:
+            return WebhookResult.REFUSED, error.reason
+        except FetchError as error:
+            return WebhookResult.FAILED, error.reason
         if 200 <= status < 300:
             return WebhookResult.DELIVERED, ""
         if status == HTTPStatus.GONE:
             return WebhookResult.REFUSED, "answered 410: nobody wants it"
         return WebhookResult.FAILED, f"answered {status}"
 
-    async def _post(self, delivery: _Delivery, body: bytes) -> int:
+    async def _sign(self, delivery: Delivery, body: bytes) -> dict[str, str]:
         # Signed anew for each attempt, so that a receiver may refuse old timestamps and still take a retry.
         message, timestamp_s = message_id(delivery.job_id, delivery.attempt), int(self._clock())
         if len(body) <= SIGN_ON_LOOP_BYTES:
-            headers = self._keys.headers(message, timestamp_s, body)
-        else:
-            headers = await asyncio.to_thread(self._keys.headers, message, timestamp_s, body)
-        if delivery.trace is not None:
-            headers |= delivery.trace.child_headers()
-        return await self._poster.post_json(delivery.url, body, headers=headers, timeout_s=self._config.timeout_s)
+            return self._keys.headers(message, timestamp_s, body)
+        return await asyncio.to_thread(self._keys.headers, message, timestamp_s, body)
 
-    def _ended(self, delivery: _Delivery, task: asyncio.Task[tuple[WebhookResult, str]]) -> None:
+    def _ended(self, delivery: Delivery, task: asyncio.Task[tuple[WebhookResult, str]]) -> None:
         # Counted here and not in the task, because one that is cancelled before its first step never runs.
         self._tasks.discard(task)
         self._pending_bytes -= delivery.size_bytes
@@ -276,7 +242,7 @@ class WebhookSender:
         else:
             self._count(delivery, *task.result())
 
-    def _count(self, delivery: _Delivery, result: WebhookResult, reason: str) -> None:
+    def _count(self, delivery: Delivery, result: WebhookResult, reason: str) -> None:
         if result is WebhookResult.DELIVERED:
             log.debug("webhook.delivered", **delivery.log_fields)
         else:

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from aiservices.logs import get_logger
-from aiservices.transports.http.lookup import CALLER
+from aiservices.transports.http.lookup import CALLER, REGISTRY, operation_name
 
 REQUEST_ID_HEADER = "X-Request-ID"
 CLIENT_GONE = 499
@@ -61,13 +61,15 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 @web.middleware
 async def log_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Log the request once it is answered. The query stays out: callers put secrets there."""
+    """Log and count the request once it is answered. The query stays out: callers put secrets there."""
     began = time.monotonic()
     status = CLIENT_GONE
     try:
         response = await handler(request)
         status = response.status
     finally:
+        seconds = time.monotonic() - began
+        request.app[REGISTRY].metrics.request(operation_name(request), status, seconds)
         caller = request.get(CALLER)
         write = log.debug if request.path in PROBES else log.info
         write(
@@ -75,7 +77,7 @@ async def log_access(request: web.Request, handler: Handler) -> web.StreamRespon
             method=request.method,
             path=request.rel_url.raw_path[:_LOGGED_PATH_LENGTH],
             status=status,
-            seconds=round(time.monotonic() - began, 4),
+            seconds=round(seconds, 4),
             request=request_id(request),
             **({"key": caller.key} if caller is not None and caller.key else {}),
         )

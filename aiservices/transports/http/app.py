@@ -43,6 +43,7 @@ def create_app(registry: Registry, *, starts: bool = True) -> web.Application:
     app[KEYS] = KeyRing(server)
     app[ANSWERS] = AnswerBudget(server.max_answers_bytes)
     app[BUDGET] = BodyBudget(server.max_bodies_bytes)
+    registry.metrics.watch_traffic(lambda: app[BUDGET].held_bytes, lambda: app[ANSWERS].held_bytes)
     app[DOCUMENT] = msgspec.json.encode(describe(registry))
     app.on_response_prepare.append(add_headers)
     OriginGate(server).join(app)

@@ -15,6 +15,7 @@ from msgspec import Meta
 from aiservices.errors import InvalidInput
 from aiservices.inputs import explain
 from aiservices.jobs import Destination, JobRequest, fingerprint
+from aiservices.spans import current
 from aiservices.trace import read_trace
 from aiservices.transports.http.access import request_id
 from aiservices.transports.http.bodies import BUDGET, hold, read_bytes
@@ -74,7 +75,7 @@ async def read_job_request(request: web.Request, max_bytes: int) -> JobRequest:
 def note_origin(request: web.Request, wanted: JobRequest) -> None:
     """Note who asked for a job, and for the log and for traces by which request."""
     wanted.caller = request[CALLER]
-    wanted.request_id, wanted.trace = request_id(request), read_trace(request.headers)
+    wanted.request_id, wanted.trace = request_id(request), current() or read_trace(request.headers)
 
 
 def parse(raw: bytes | bytearray, idempotency_key: str | None = None) -> JobRequest:

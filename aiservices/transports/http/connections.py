@@ -12,9 +12,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from aiservices.logs import get_logger
+from aiservices.metrics import Metrics
 from aiservices.settings import ServerConfig
 from aiservices.transports.http.access import PROBES, SECURITY_HEADERS
 from aiservices.transports.http.errors import json_response
+from aiservices.transports.http.lookup import REGISTRY
 
 PROBE_CONNECTIONS = 64
 """Connections above the bound that are served probes alone, so that callers never stop ``/livez``."""
@@ -119,9 +121,10 @@ class Connection(web.RequestHandler):
 class _Server(web.Server):
     """Makes connections; where there are too many, idle ones give way, the oldest first."""
 
-    def __init__(self, *args: Any, server: ServerConfig, **settings: Any) -> None:
+    def __init__(self, *args: Any, server: ServerConfig, metrics: Metrics, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._max_connections = server.max_connections
+        metrics.watch_connections(lambda: len(self._within) + len(self._above))
         self._bounds = {"head_timeout_s": server.head_timeout_s, "send_timeout_s": server.send_timeout_s}
         self._within: dict[Connection, None] = {}
         self._above: dict[Connection, None] = {}
@@ -180,6 +183,7 @@ class Runner(web.AppRunner):
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             server=self._config,
+            metrics=self.app[REGISTRY].metrics,
             **made._kwargs,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from aiohttp import web
@@ -45,6 +46,17 @@ def service_name(request: web.Request) -> str:
     """The service's name as the path has it, known or not; where it has none, that of the only service, or nothing."""
     services = request.app[REGISTRY].services
     return request.match_info.get("service", next(iter(services)) if len(services) == 1 else "")
+
+
+def operation_name(request: web.Request) -> str:
+    """The name of what was asked for, by the route it took and not by its path: ``run``, ``livez``; else ``unknown``."""
+    resource = request.match_info.route.resource
+    return "unknown" if resource is None else _last_word(resource.canonical)
+
+
+@functools.cache
+def _last_word(route: str) -> str:
+    return next((word for word in reversed(route.split("/")) if word and word[0] != "{"), "page")
 
 
 def find_job(request: web.Request) -> tuple[Service, Job]:
