@@ -21,8 +21,8 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 def test_a_valid_parents_trace_goes_on(parent: str, flags: str) -> None:
     trace = read_trace({"traceparent": parent, "tracestate": "shop=1"})
     assert trace is not None
-    assert trace == Trace(TRACE, flags, "shop=1")
-    headers = trace.child_headers()
+    assert trace == Trace(TRACE, flags, "shop=1", SPAN)
+    headers = trace.child().headers()
     version, trace_id, span_id, sent_flags = headers["traceparent"].split("-")
     assert (version, trace_id, sent_flags, headers["tracestate"]) == ("00", TRACE, flags, "shop=1")
     assert span_id != SPAN
@@ -51,7 +51,7 @@ def test_without_a_parent_there_is_no_trace() -> None:
 
 
 def test_each_child_has_a_span_of_its_own_and_no_state_where_there_is_none() -> None:
-    first, second = Trace(TRACE).child_headers(), Trace(TRACE).child_headers()
+    first, second = Trace(TRACE).child().headers(), Trace(TRACE).child().headers()
     assert first != second
     assert list(first) == ["traceparent"]
 
@@ -59,4 +59,4 @@ def test_each_child_has_a_span_of_its_own_and_no_state_where_there_is_none() -> 
 @pytest.mark.parametrize(("state", "kept"), [("a" * MAX_STATE_CHARS, True), ("a" * 513, False), ("a=\u00e9", False)])
 def test_the_state_is_bounded(state: str, kept: bool) -> None:
     trace = read_trace({"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": state})
-    assert trace == Trace(TRACE, "01", state if kept else "")
+    assert trace == Trace(TRACE, "01", state if kept else "", SPAN)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiservices.errors import QueueFull
-from aiservices.jobs import Job, JobManager, JobRecords, JobRequest, Stage, fingerprint
+from aiservices.jobs import EndReason, Job, JobManager, JobRecords, JobRequest, Stage, fingerprint
 from aiservices.jobs.rate import WINDOW_JOBS, CompletionRate
 from aiservices.settings import ServiceConfig
 from tests.fakes import make_shared
@@ -46,7 +46,7 @@ class Machine:
             return job
 
         async def end(job: Job) -> None:
-            job.finish(Stage.FAILED, error="done")
+            job.finish(Stage.FAILED, reason=EndReason.FAILED, error="done")
 
         for _ in range(count):
             job = self.loop.run_until_complete(begin())

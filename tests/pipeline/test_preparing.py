@@ -8,7 +8,7 @@ import pytest
 from aiservices.callers import ANYONE
 from aiservices.errors import InvalidInput
 from aiservices.handler import Context
-from aiservices.jobs import JobStatus, Stage
+from aiservices.jobs import EndReason, JobStatus, Stage
 from aiservices.pipeline import pipeline
 from tests.fakes import Gated, TextInput, Upper
 from tests.running import LIMIT_S, ask, ended, running, until
@@ -152,7 +152,7 @@ async def test_the_interruption_of_an_earlier_attempt_does_not_end_the_retry() -
     async with running(handler) as service:
         job = ask(service, "slow")
         await until(lambda: job.stage is Stage.PREPARING)
-        job.finish(Stage.TIMED_OUT, error="its time was up")
+        job.finish(Stage.TIMED_OUT, reason=EndReason.TIMEOUT, error="its time was up")
         service.retry(job.id, ANYONE)  # before the work of the first attempt has been stopped
         await until(lambda: job.stage is Stage.PREPARING)
         for _ in range(10):

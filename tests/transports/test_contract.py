@@ -198,7 +198,8 @@ async def test_stopping_ends_the_very_job(transport: str) -> None:
         await way.stop("gated", {"text": "a"}, gated.entered.is_set)
         gated.gate.set()
         assert await way.ask("gated", {"text": "b"}, {}) == Ended({"text": "B"})
-        assert registry.metrics.render()[0].count(b'aiservices_jobs_total{service="gated",status="CANCELLED"} 1.0') == 1
+        line = b'aiservices_jobs_total{reason="cancelled",service="gated",status="CANCELLED"} 1.0'
+        assert registry.metrics.render()[0].count(line) == 1
 
 
 async def test_a_draining_server_says_so(transport: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from aiservices.callers import ANYONE
-from aiservices.jobs import JobRequest, Stage
+from aiservices.jobs import EndReason, JobRequest, Stage
 from aiservices.settings import WebhookConfig
 from aiservices.webhooks import SigningKeys
 from aiservices.webhooks.sender import SIGN_ON_LOOP_BYTES
@@ -86,7 +86,7 @@ async def test_the_webhook_of_a_job_that_is_retried_at_once_still_tells_its_firs
     bench = Bench(Receiver([200]))
     service = make_service(Upper(), shared=attrs.evolve(make_shared(), webhooks=bench.sender))
     job = service.submit(JobRequest(input={"text": "mug"}, webhook=URL))
-    job.finish(Stage.FAILED, error="the first end")
+    job.finish(Stage.FAILED, reason=EndReason.FAILED, error="the first end")
     service.retry(job.id, ANYONE)
     await job.wait_end(10)
     await bench.until_counted(2)

@@ -49,7 +49,7 @@ def service_name(request: web.Request) -> str:
 
 
 def operation_name(request: web.Request) -> str:
-    """The name of what was asked for, by the route it took and not by its path: ``run``, ``livez``; else ``unknown``."""
+    """What was asked for, by the route it took and not by its path: ``run``, ``livez``; ``unknown`` for no route."""
     resource = request.match_info.route.resource
     return "unknown" if resource is None else _last_word(resource.canonical)
 
