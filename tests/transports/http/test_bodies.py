@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ async def test_a_second_slow_upload_is_refused_while_the_first_holds_the_room(ai
     assert int(refused.headers["Retry-After"]) >= 1
     counted = await (await client.get("/metrics")).text()
     assert 'aiservices_requests_rejected_total{code="too_many_bodies",service="upper"} 1.0' in counted.splitlines()
+    assert re.search(r"^aiservices_request_body_bytes [1-9]", counted, re.MULTILINE)
     assert (await post(client, WHOLE.strip())).status == 200, "a small one still fits"
     await first.send(WHOLE[1:])
     assert b"200" in await first.answer()

@@ -128,9 +128,30 @@ async def test_metrics_count_jobs_and_refusals(aiohttp_client: MakeClient) -> No
     await client.post("/v2/upper/run", data=b"{")
     await client.post("/v2/nope/run", data=b"{}")
     text = await (await client.get("/metrics")).text()
-    assert 'aiservices_jobs_total{service="upper",status="COMPLETED"} 1.0' in text
+    assert 'aiservices_jobs_total{reason="completed",service="upper",status="COMPLETED"} 1.0' in text
     assert 'aiservices_requests_rejected_total{code="invalid_input",service="upper"} 1.0' in text
     assert 'aiservices_requests_rejected_total{code="unknown_service",service=""} 1.0' in text
+
+
+async def test_requests_are_counted_by_what_they_asked_for_and_never_by_their_path(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Upper))
+    job_id = await run(client, "upper", text="mug")
+    for path in (f"/v2/upper/status-sync/{job_id}", f"/upper/status/{job_id}", f"/upper/api/v1/status/{job_id}"):
+        assert (await client.get(path)).status == 200
+    for path in ("/v2/upper/status/unknown-id", "/no/such/path", "/", "/static/app.js", "/v2/upper/run"):
+        await client.get(path)
+    lines = (await (await client.get("/metrics")).text()).splitlines()
+    counted = {line for line in lines if line.startswith("aiservices_requests_total{")}
+    assert counted == {
+        'aiservices_requests_total{operation="run",status="2xx"} 1.0',
+        'aiservices_requests_total{operation="status-sync",status="2xx"} 1.0',
+        'aiservices_requests_total{operation="status",status="2xx"} 2.0',
+        'aiservices_requests_total{operation="status",status="4xx"} 1.0',
+        'aiservices_requests_total{operation="unknown",status="4xx"} 2.0',
+        'aiservices_requests_total{operation="page",status="2xx"} 1.0',
+        'aiservices_requests_total{operation="static",status="2xx"} 1.0',
+    }
+    assert 'aiservices_request_seconds_count{operation="status"} 3.0' in lines
 
 
 async def test_the_page_and_its_files_come_with_a_policy_that_lets_nothing_else_in(aiohttp_client: MakeClient) -> None:
