@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from opentelemetry import trace as otel
@@ -28,8 +28,8 @@ def provide(monkeypatch: pytest.MonkeyPatch, sampler: sampling.Sampler = samplin
 
 
 @pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    yield provide(monkeypatch)
+def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    return provide(monkeypatch)
 
 
 def finished(exporter: InMemorySpanExporter) -> Sequence[ReadableSpan]:

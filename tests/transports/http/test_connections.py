@@ -45,6 +45,7 @@ async def test_idle_connections_give_way_the_oldest_first() -> None:
         assert await (await server.line()).get("/v2/upper/health") == 200
         await lines[0].rest()
         assert await lines[1].get("/livez") == 200
+        assert b"\naiservices_connections 3.0\n" in (await lines[2].answer("/metrics"))[1]
 
 
 async def test_where_none_is_idle_probes_are_answered_and_others_told_to_wait() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +19,8 @@ from aiservices.settings import Config, FetchConfig, ServerConfig, ServiceConfig
 from aiservices.transports.http import create_app
 from aiservices.transports.http.lookup import REGISTRY
 from tests.fakes import TextInput, TextOutput, Upper
-from tests.test_spans import CALLERS, PARENT, TRACE, provide
-from tests.transports.http.apps import Client, MakeClient, read
+from tests.test_spans import CALLERS, PARENT, provide
+from tests.transports.http.apps import Client, MakeClient, read, until
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -84,10 +84,8 @@ def make_client(aiohttp_client: MakeClient, port: int | None) -> Any:
 
 
 async def spans_of(exporter: InMemorySpanExporter, enough: Callable[[list[ReadableSpan]], bool]) -> list[ReadableSpan]:
-    async with asyncio.timeout(10):
-        while not enough(found := list(exporter.get_finished_spans())):
-            await asyncio.sleep(0)
-    return sorted(found, key=lambda span: span.start_time or 0)
+    await until(lambda: enough(list(exporter.get_finished_spans())))
+    return sorted(exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
 
 
 def named(name: str, found: list[ReadableSpan]) -> list[ReadableSpan]:
@@ -135,7 +133,7 @@ async def test_a_job_shows_its_whole_way(
     assert [span.name for span in parts] == ["waiting", "preparing", "waiting", "model", "finishing"]
     times = [lasts(span) for span in parts]
     begin, end = lasts(whole)
-    assert all(abs(one[1] - next[0]) < 1000 for one, next in zip(times, times[1:], strict=False))
+    assert all(abs(one[1] - next[0]) < 1000 for one, next in itertools.pairwise(times))
     assert (abs(times[0][0] - begin) < 1_000_000, abs(times[-1][1] - end) < 1_000_000) == (True, True)
     assert dict(parts[3].attributes or {}) == {"aiservices.batch.size": 1}
     assert [sent.split("-")[2] for sent in site[0].parents["/mug.png"]] == [
