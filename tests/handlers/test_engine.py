@@ -372,6 +372,7 @@ def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
         assert context.fractions == sorted(context.fractions)
         assert all(0 < fraction <= 1 for fraction in context.fractions)
         assert len(context.fractions) == len(result.token_ids) - 1
+        assert context.counted == [("tokens", 1)] * len(result.token_ids)
 
 
 def test_quick_rows_report_once_and_sum_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +383,7 @@ def test_quick_rows_report_once_and_sum_up(engine: Any, monkeypatch: pytest.Monk
     assert isinstance(task.context, FakeContext)
     assert isinstance(result, Generated)
     assert len(task.context.chunks) <= 2
+    assert sum(amount for _, amount in task.context.counted) == len(result.token_ids)
     assert "".join(task.context.chunks) == result.text
 
 

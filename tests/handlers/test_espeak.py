@@ -101,11 +101,18 @@ def test_what_has_no_effect_is_said(engine: EspeakTextToSpeech) -> None:
 
 
 def test_a_batch_is_answered_in_order_and_one_failure_stays_alone(engine: EspeakTextToSpeech) -> None:
-    first, second, third = engine.predict([task("one"), task("\u200b"), task("three", voice="german")])
+    tasks = [task("one"), task("\u200b"), task("three", voice="german")]
+    first, second, third = engine.predict(tasks)
     assert isinstance(first, Speech)
     assert isinstance(second, InvalidInput)
     assert isinstance(third, Speech)
     assert third.voice == "german"
+    contexts = [each.context for each in tasks]
+    assert [context.counted for context in contexts if isinstance(context, FakeContext)] == [
+        [("audio_seconds", seconds(first))],
+        [],
+        [("audio_seconds", seconds(third))],
+    ]
 
 
 # The reference clip

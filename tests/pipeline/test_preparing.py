@@ -133,7 +133,7 @@ async def test_preparing_has_a_limit_and_the_job_says_so() -> None:
     async with running(handler, prepare_timeout_s=0.05) as service:
         job = ask(service, "slow")
         assert await ended(service, job) == ["FAILED"]
-        assert job.error == "preparing the input took longer than 0.05 s"
+        assert (job.error, job.reason) == ("preparing the input took longer than 0.05 s", EndReason.PREPARE_TIMEOUT)
         assert service._pipeline.empty
 
 

@@ -29,14 +29,17 @@ from tests.handlers.chatterbox.speaking import (
     say,
     speak,
 )
-from tests.handlers.speech_fakes import as_file, heard, voice_like
+from tests.handlers.speech_fakes import FakeContext, as_file, heard, voice_like
 
 pytestmark = NEEDS_CHATTERBOX
 
 
 def test_a_text_becomes_sound_in_the_voice_of_the_checkpoint(marking: ChatterboxTextToSpeech) -> None:
-    output = say(marking)
+    output = speak(marking, [one := job(marking)])[0]
     samples, sample_rate = heard(output)
+    assert isinstance(one.context, FakeContext)
+    assert sum(seconds for _, seconds in one.context.counted) == pytest.approx(output.duration_s, abs=0.001)
+    assert {unit for unit, _ in one.context.counted} == {"audio_seconds"}
     assert (output.voice, output.engine, output.sample_rate, output.warnings) == ("default", "chatterbox", 24_000, [])
     assert len(samples) / sample_rate == pytest.approx(output.duration_s, abs=0.01)
     assert 0.5 < output.duration_s < 4
