@@ -14,7 +14,7 @@ import pytest
 
 from aiservices.callers import ANYONE, Caller
 from aiservices.errors import Conflict, JobNotFound, Unavailable
-from aiservices.jobs import Destination, JobRequest, fingerprint
+from aiservices.jobs import Destination, EndReason, JobRequest, fingerprint
 from aiservices.journal import JobRecord, Journal, read_offline
 from aiservices.registry import Registry
 from aiservices.settings import Config, ServerConfig, ServiceConfig
@@ -162,6 +162,7 @@ async def test_a_job_that_ends_the_process_each_time_fails_in_the_end(tmp_path: 
         job = third.get("fake").get(poison.id, ANYONE)
         assert (job.status, job.attempt) == ("FAILED", 2)
         assert job.error == "the process ended while it ran, at attempt 2 of at most 2"
+        assert job.reason is EndReason.NOT_RESTORED
         assert third.get("fake").retry(job.id, ANYONE) is job
 
 
@@ -242,6 +243,8 @@ async def test_a_job_that_cannot_be_recorded_is_taken_back(tmp_path: Path, monke
         job = ask(service, "a")
         with pytest.raises(Unavailable, match=FULL):
             await job.wait_recorded()
+        assert job.reason is EndReason.NOT_RECORDED
+        assert b"\naiservices_journal_failing 1.0\n" in registry.metrics.render()[0]
         with pytest.raises(JobNotFound):
             service.get(job.id, ANYONE)
         with pytest.raises(Unavailable, match=FULL):
