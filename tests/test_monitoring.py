@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from aiservices.fetch import FetchResult
+from aiservices.jobs import EndReason
 from aiservices.metrics import Metrics
 from aiservices.registry import Registry
 from aiservices.settings import Config, ServerConfig, ServiceConfig
@@ -81,7 +83,9 @@ def test_each_series_and_label_that_an_expression_names_exists(expression: str) 
 
 async def test_each_series_exists_on_a_server_that_did_some_jobs(aiohttp_client: MakeClient) -> None:
     upper = ServiceConfig(name="upper", handler="tests.fakes:Upper", device="cpu")
-    client = await aiohttp_client(create_app(Registry(Config(server=ServerConfig(grace_s=0.0), services={"upper": upper}))))
+    client = await aiohttp_client(
+        create_app(Registry(Config(server=ServerConfig(grace_s=0.0), services={"upper": upper})))
+    )
     for text in ("mug", "bag"):
         await ended(client, "upper", await run(client, "upper", text=text))
     shown = await (await client.get("/metrics")).text()
@@ -125,10 +129,17 @@ def test_what_is_served_is_shown_on_the_dashboard() -> None:
 
 
 def test_the_documentation_lists_the_series_that_are_served() -> None:
-    rows = re.findall(r"^\| `(aiservices_\w+)` \| (\w+) \| (.*?) \| .+ \|$", DOCUMENT, re.MULTILINE)
+    rows = re.findall(r"^\| `(aiservices_\w+)` \| (\w+) \|(.*?)\| .+ \|$", DOCUMENT, re.MULTILINE)
     listed = {(name, kind, tuple(sorted(re.findall(r"`(\w+)`", labels)))) for name, kind, labels in rows}
     assert len(rows) == len(listed)
     assert listed == SERIES
+
+
+def test_the_documentation_lists_why_jobs_end_and_what_comes_of_downloads() -> None:
+    reasons = re.findall(r"^\| `(\w+)` \| [A-Z_]+ \|", DOCUMENT, re.MULTILINE)
+    assert reasons == [reason.value for reason in EndReason]
+    downloads = DOCUMENT.partition("### Downloads")[2].partition("##")[0]
+    assert re.findall(r"^\| `(\w+)` \|", downloads, re.MULTILINE)[1:] == [result.value for result in FetchResult]
 
 
 def test_the_documentation_lists_the_alerts() -> None:

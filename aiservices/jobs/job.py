@@ -148,6 +148,8 @@ class Job:
         named = {"service": self.service, "job": self.id}
         if self.request.request_id:
             named["request"] = self.request.request_id
+        if self.request.trace is not None:
+            named["trace"] = self.request.trace.trace_id
         if self.request.caller.key:
             named["key"] = self.request.caller.key
         return named

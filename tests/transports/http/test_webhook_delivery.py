@@ -81,7 +81,7 @@ async def test_trace_and_request_id_go_with_the_job_to_webhook_and_log(aiohttp_c
             job = await read(await client.post("/v2/upper/runsync", json=body, headers=sent))
         await until_counted(client, 'aiservices_webhooks_total{result="delivered",service="upper"} 1.0')
     (line,) = (line for line in logs if line["event"] == "job.finished")
-    assert (line["service"], line["job"], line["request"]) == ("upper", job["id"], "order-17")
+    assert (line["service"], line["job"], line["request"], line["trace"]) == ("upper", job["id"], "order-17", trace_id)
     assert "mug" not in str(line).lower()
     parents = [headers["traceparent"].split("-") for headers in receiver.headers]
     assert [(version, trace, flags) for version, trace, _, flags in parents] == [("00", trace_id, "01")] * 2
