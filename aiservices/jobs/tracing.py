@@ -4,10 +4,11 @@
 
     job                                  from acceptance to the end of this attempt; below the caller's span
     ├── waiting                          in the queue, and prepared but without a place in the model
-    ├── preparing ── fetch               ``preprocess``; downloads have spans of their own
+    ├── preparing                        ``preprocess``
+    ├── fetch                            each download; made by the fetcher, while it goes on
     ├── model                            on the model's thread
     ├── finishing                        ``postprocess`` and uploads
-    └── webhook                          each attempt to tell of the end
+    └── webhook                          each attempt to tell of the end; made by the sender
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from aiservices.trace import Trace
 from aiservices.webhooks import Poster
 from tests.fakes import Gated
 from tests.running import LIMIT_S, ask, output, until
+from tests.test_spans import CALLERS, provide
 
 KEY = base64.b64encode(bytes(32)).decode()
 FULL = "no space left on the disk"
@@ -306,7 +307,8 @@ class Posts:
 
 
 async def test_a_webhook_that_was_dropped_goes_out_at_the_next_start_with_its_id_and_trace(tmp_path: Path) -> None:
-    path, url, trace = tmp_path / "jobs.db", "https://hooks.example.org/", Trace("4bf92f3577b34da6a3ce929d0e0e4736")
+    path, url = tmp_path / "jobs.db", "https://hooks.example.org/"
+    trace = Trace("4bf92f3577b34da6a3ce929d0e0e4736", span_id="00f067aa0ba902b7")
     async with process(path, crash=True, handler="Upper") as first:
         first._webhooks._per_tenant.limit = 0
         request = JobRequest(input={"text": "a"}, webhook=url, trace=trace, caller=Caller(tenant="shop", key="backend"))
@@ -322,6 +324,40 @@ async def test_a_webhook_that_was_dropped_goes_out_at_the_next_start_with_its_id
     assert headers["webhook-id"] == f"msg_{job.id}_1"
     assert headers["traceparent"].split("-")[1] == trace.trace_id
     assert [record.webhook_due for record in await stored(path)] == [False]
+
+
+async def test_the_webhook_of_an_earlier_process_goes_below_the_callers_span(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, exporter = tmp_path / "jobs.db", provide(monkeypatch)
+    async with process(path, crash=True, handler="Upper") as first:
+        first._webhooks._per_tenant.limit = 0
+        request = JobRequest(
+            input={"text": "a"}, webhook="https://hooks.example.org/", trace=CALLERS, caller=Caller(tenant="shop")
+        )
+        job = first.get("fake").submit(request)
+        await job.wait_end(LIMIT_S)
+        await job.wait_recorded()
+    exporter.clear()
+    async with process(path, handler="Upper", poster=Posts()):
+        await until(lambda: bool(exporter.get_finished_spans()))
+    (span,) = exporter.get_finished_spans()
+    assert span.parent is not None
+    assert (span.name, f"{span.parent.span_id:016x}") == ("webhook", CALLERS.span_id)
+
+
+async def test_what_is_left_to_the_next_process_shows_how_far_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = provide(monkeypatch)
+    async with process(tmp_path / "jobs.db") as registry:
+        service = registry.get("fake")
+        ask(service, "a")
+        await until(gated(registry).entered.is_set)
+        await service.drain(0.0)
+    names = [span.name for span in exporter.get_finished_spans()]
+    assert names == ["waiting", "model", "job"]
+    assert (exporter.get_finished_spans()[-1].attributes or {})["aiservices.job.status"] == "IN_QUEUE"
 
 
 async def test_commits_are_measured(tmp_path: Path) -> None:
