@@ -106,6 +106,7 @@ def test_serve_installs_for_the_profile_that_it_serves(
         ("chatterbox-text-to-speech", "[chatterbox,fast]"),
         ("echo", "[fast]"),
         ("echo --with s3,runpod", "[fast,runpod,s3]"),
+        ("echo --with otel", "[fast,otel]"),
     ],
 )
 def test_a_profile_installs_what_its_services_need(arguments: str, extras: str, tmp_path: Path) -> None:
