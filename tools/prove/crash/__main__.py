@@ -22,7 +22,7 @@ import attrs
 from tools.benchmarks.overhead.servers import free_port
 from tools.prove.crash.callers import KEEP_S, Callers, receiver
 from tools.prove.crash.faults import FAULTS
-from tools.prove.crash.history import Checker, History
+from tools.prove.crash.history import ENDED, Checker, History
 from tools.prove.crash.victim import POINTS
 from tools.serving import NotStarted, Server, start
 
@@ -37,9 +37,6 @@ JOBS_PER_S = 150
 
 END_LIMIT_S = 60.0
 """For everything to end once nobody kills the server any more."""
-
-FAULT_ROUNDS = 12
-"""Kills between two looks whether a fault was found."""
 
 SETTINGS = """
 [server]
@@ -114,7 +111,7 @@ class Proof:
             tasks = [asyncio.create_task(callers.submit()) for _ in range(CALLERS)]
             tasks.append(asyncio.create_task(callers.look_back()))
             try:
-                while self.kills.count < kills and not self._found():
+                while self.kills.count < kills:
                     await self._live(settings)
                 server = await self._settle(settings, callers, tasks)
             finally:
@@ -188,32 +185,26 @@ class Proof:
         elif not (status == 0 and point == "stop"):
             self.breaches.append(f"the server ended with status {status}")
 
-    def _found(self) -> bool:
-        """Whether a deliberate fault was seen already; without one nobody looks before the end."""
-        if not self._fault or self.kills.count % FAULT_ROUNDS:
-            return False
-        return bool(self.breaches)
-
     async def _settle(self, settings: Path, callers: Callers, tasks: Sequence[asyncio.Task[None]]) -> Server:
         """Let the callers leave, everything end and every webhook go out; return the running server."""
         callers.leaving = True
         await asyncio.gather(*tasks)
         deadline = time.monotonic() + END_LIMIT_S
-        waiting = {job.job_id: job for job in self.history.accepted}
+        waiting = {job.job_id for job in self.history.accepted}
         server = await self._begin_alive(settings)
-        while waiting and time.monotonic() < deadline:
-            if server.process.returncode is not None:
+        while time.monotonic() < deadline and (waiting or Checker(self.history, MAX_ATTEMPTS).missing_webhooks()):
+            if server.process.returncode is not None:  # by one of its jobs
                 self._count(server.process.returncode, "")
                 server = await self._begin_alive(settings)
-            for job_id, job in [*waiting.items()]:
-                shown = await callers.look(job_id)
-                if (shown and shown["status"] not in ("IN_QUEUE", "IN_PROGRESS")) or (
-                    not shown and job.wish.keep_s < 60
-                ):
-                    del waiting[job_id]
-        while Checker(self.history, MAX_ATTEMPTS).missing_webhooks() and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(1)  # webhooks come from another process
+            waiting = {job_id for job_id in waiting if not await self._is_settled(callers, job_id)}
+            await asyncio.sleep(0.2)
         return server
+
+    async def _is_settled(self, callers: Callers, job_id: str) -> bool:
+        """Look at a job; whether it has ended or is not there."""
+        before = len(self.history.sights)
+        shown = await callers.look(job_id)
+        return len(self.history.sights) > before and (shown is None or shown["status"] in ENDED)
 
     async def _begin_alive(self, settings: Path) -> Server:
         """Start it; a job that kills the server does so before it serves, some times at most."""
@@ -281,7 +272,8 @@ def main(arguments: Sequence[str]) -> int:
     unfound = []
     for name in [given.fault] if given.fault else FAULTS:
         proof = prove(given.kills, given.seed, name)
-        print(f"{name:20} {FAULTS[name].about:55} {len(proof.breaches)} breaches: {''.join(proof.breaches[:1])[:100]}")
+        first = proof.breaches[0] if proof.breaches else ""
+        print(f"{name:20} {FAULTS[name].about:56} {len(proof.breaches):4} breaches: {first:.90}", flush=True)
         unfound += [] if proof.breaches else [name]
     print("every fault was found" if not unfound else f"not found: {', '.join(unfound)}")
     return int(bool(unfound))

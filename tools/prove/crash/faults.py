@@ -47,7 +47,7 @@ def _answer_early() -> None:
     async def at_once(*_: Any) -> None:
         return
 
-    JobRecords.wait = at_once  # type: ignore[method-assign]
+    JobRecords.wait = at_once  # type: ignore[method-assign,assignment]
 
 
 def _show_early() -> None:
@@ -61,7 +61,7 @@ def _show_early() -> None:
 
 
 def _announce_early() -> None:
-    JobRecords.when_written = lambda self, job, call: call()  # type: ignore[method-assign,assignment]
+    JobRecords.when_written = lambda self, job, call: call()  # type: ignore[method-assign]
 
 
 def _leave_commits_out() -> None:
@@ -123,7 +123,7 @@ def _owe_no_webhooks() -> None:
 
 
 def _name_webhooks_anew() -> None:
-    sender.message_id = lambda job_id, attempt: f"msg_{uuid.uuid4().hex}"
+    vars(sender)["message_id"] = lambda job_id, attempt: f"msg_{uuid.uuid4().hex}"
 
 
 def _forget_attempts() -> None:

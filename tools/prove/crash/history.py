@@ -209,9 +209,9 @@ class Checker:
         for asked in self._asked[job.job_id]:
             before = [s for s in self._sights[job.job_id] if s.answered_ns < asked.sent_ns and s.shown]
             after = [s for s in self._sights[job.job_id] if s.sent_ns > asked.answered_ns and s.shown]
-            if asked.what == "cancel" and asked.status == "CANCELLED":
-                if any(s.shown and s.shown["status"] != "CANCELLED" for s in after):
-                    yield "a cancellation that had been answered was lost"
+            cancelled = asked.what == "cancel" and asked.status == "CANCELLED"
+            if cancelled and any(s.shown and s.shown["status"] != "CANCELLED" for s in after):
+                yield "a cancellation that had been answered was lost"
             answered_retry = asked.what == "retry" and asked.status and before and after
             if answered_retry and min(s.attempt for s in after) <= max(s.attempt for s in before):
                 yield "a retry that had been answered was lost"
