@@ -21,7 +21,15 @@ _STARTED = b"try the services"
 
 
 class NotStarted(Exception):
-    """The process ended before it served; the text has its exit status."""
+    """The process ended before it served.
+
+    Args:
+        status: its exit status; minus the signal that killed it.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server ended with status {status}")
+        self.status = status
 
 
 @attrs.frozen
@@ -96,7 +104,7 @@ async def start(
         async for line in process.stdout:
             if _STARTED in line:
                 return Server(line.decode().split()[0].rstrip("/"), process)
-        raise NotStarted(f"the server ended with status {await _ended(process)}")
+        raise NotStarted(await _ended(process))
     except BaseException:
         if process.returncode is None:
             process.kill()

@@ -45,6 +45,7 @@ class Job:
         progress: 0 to 1, None until the handler reports some.
         submitted_at, started_at, ended_at: seconds of the event loop's clock.
         recorded: whether the journal knows it.
+        restored: whether it comes from an earlier process.
         memory_only: whether it could not be recorded although there is a journal.
         position: of its acceptance, end or retry in the journal, whichever came last.
         refused: why its acceptance could not be recorded; it was taken back then.
@@ -71,6 +72,7 @@ class Job:
     batch_size: int | None = None
     stage_times: dict[Stage, float] | None = attrs.field(factory=new_stage_times, repr=False)
     recorded: bool = False
+    restored: bool = False
     memory_only: bool = False
     position: int = 0
     refused: str | None = None

@@ -6,7 +6,7 @@ Without a journal, and for a job that is not journalled, every call returns at o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -173,6 +173,14 @@ class JobRecords:
         else:
             call()
 
+    def when_may_run(self, jobs: Sequence[Job], call: Callable[[], None]) -> None:
+        """Make a call once the model may have started jobs: at once, unless one of them waited or ran in an earlier
+        process. Then their starts are written first, or a job that kills the process at once would never count."""
+        if self._journal is not None and any(job.restored for job in jobs):
+            self._journal.when_committed(self._last_position, call)
+        else:
+            call()
+
     async def flush(self) -> None:
         """Wait until everything told so far is written, or cannot be."""
         if self._journal is not None:
@@ -207,7 +215,7 @@ class JobRecords:
             if record.started_at is not None:
                 began = job.started_at = max(began, self._loop_time(record.started_at, jobs))
             job.ended_at = max(began, self._loop_time(record.ended_at or record.queued_at, jobs))
-        job.recorded = True
+        job.recorded = job.restored = True
         return job
 
     def _write(self, event: Event) -> int:

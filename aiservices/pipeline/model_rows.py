@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from aiservices.errors import ModelBroken, OutOfMemory
@@ -68,7 +69,7 @@ class ModelRows:
             row.started_at = self._jobs.now()
         tasks = {row.task: row for row in rows if row.task is not None}
         self._rows.update(tasks)
-        self._driver.join(list(tasks))
+        self._jobs.records.when_may_run([row.job for row in rows], partial(self._driver.join, list(tasks)))
 
     def let_go(self) -> None:
         """Take rows out whose jobs have ended meanwhile."""
