@@ -18,7 +18,7 @@ ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 DIED = "the process ended while it ran"
 """Begins the error of a job that ran each time when the server was killed."""
 
-MAX_DELIVERIES = 4
+MAX_DELIVERIES = 8
 """How often a webhook may arrive: a kill between the receiver's answer and its commit sends it again, now and then."""
 
 
