@@ -135,7 +135,7 @@ class Proof:
     async def _live(self, settings: Path) -> None:
         """One life of the server: it dies at a random moment, by a job, at a point, or is asked to stop."""
         chance = self._chance
-        point = chance.choice(POINTS) if chance.random() < 0.5 else ""
+        point = chance.choice(POINTS) if chance.random() < (0.9 if self._fault else 0.5) else ""
         environ = {"PROVE_KILL": f"{point}:{int(chance.paretovariate(0.7))}"} if point else {}
         ends = asyncio.create_task(asyncio.sleep(chance.uniform(0.3, LONGEST_ROUND_S)))
         try:

@@ -7,7 +7,7 @@ the rules are those that callers are promised.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 DIED = "the process ended while it ran"
 """Begins the error of a job that ran each time when the server was killed."""
 
-MAX_DELIVERIES = 4
+MAX_DELIVERIES = 8
 """How often a webhook may arrive: a kill between the receiver's answer and its commit sends it again, now and then."""
 
 
@@ -125,14 +125,22 @@ class Checker:
         self._asked: dict[str, list[Asked]] = defaultdict(list)
         for asked in history.asked:
             self._asked[asked.job_id].append(asked)
+        self._deliveries: dict[str, list[Delivery]] = defaultdict(list)
+        for delivery in history.deliveries:
+            self._deliveries[delivery.body["id"]].append(delivery)
 
     def breaches(self) -> list[str]:
         """Every breach in a line."""
-        found = [*self._keys(), *self._order(), *self._webhooks()]
-        for job in self._jobs.values():
-            for rule in (self._remembered, self._ended_once, self._right, self._asked_for, self._run):
-                found += [f"{job.wish.service} {job.job_id}: {breach}" for breach in rule(job)]
-        return found
+        rules = (self._right, self._asked_for, self._run)
+        return [*self._keys(), *self._order(), *self._webhooks(), *self.promises(), *self._each(*rules)]
+
+    def promises(self) -> list[str]:
+        """Breaches of what holds whatever a job does: it is known, and ends once."""
+        return self._each(self._remembered, self._ended_once)
+
+    def _each(self, *rules: Callable[[Accepted], Iterator[str]]) -> list[str]:
+        jobs = self._jobs.values()
+        return [f"{job.wish.service} {job.job_id}: {said}" for job in jobs for rule in rules for said in rule(job)]
 
     def _last_end(self, job: Accepted) -> Sight | None:
         return next((sight for sight in reversed(self._sights[job.job_id]) if sight.end), None)
@@ -169,7 +177,7 @@ class Checker:
                 elif latest.end and sight.end != latest.end and not self._retried(job, sight.answered_ns):
                     yield f"was {latest.shown['status'] if latest.shown else ''} and then {sight.shown['status']}"
             latest = sight
-        for delivery in self._deliveries(job):
+        for delivery in self._deliveries[job.job_id]:
             end = end_of(delivery.body)
             attempt = 1 + int(delivery.body.get("retries", 0))
             if end is None or ends.setdefault(attempt, end) != end:
@@ -247,9 +255,6 @@ class Checker:
             if job.answered_ns < latest_sent:
                 yield f"{job.job_id} ran after one that was submitted after its acceptance"
             latest_sent = max(latest_sent, job.sent_ns)
-
-    def _deliveries(self, job: Accepted) -> list[Delivery]:
-        return [each for each in self._history.deliveries if each.body["id"] == job.job_id]
 
     def _webhooks(self) -> Iterator[str]:
         """Each end is delivered, always with one id and one content."""

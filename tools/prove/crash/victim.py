@@ -22,7 +22,7 @@ from aiservices.journal.store import Store
 from aiservices.journal.writer import Writer
 from tools.prove.crash.faults import FAULTS
 
-LINGER_S = 0.005
+LINGER_S = 0.02
 """Between a point and the kill: what other threads send meanwhile is what a caller may have been told."""
 
 METHODS: dict[str, tuple[type, str]] = {

@@ -1,0 +1,1 @@
+"""That on bad days every accepted job still ends, once, and says so."""
