@@ -21,7 +21,7 @@ from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailabl
 from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
-from aiservices.jobs import EndReason, Job, JobManager, JobRecords, JobRequest, JobStatus, Restorer, Stage
+from aiservices.jobs import EndReason, Job, JobManager, JobRecords, JobRequest, JobStatus, Page, Restorer, Stage, Wanted
 from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics
@@ -121,10 +121,7 @@ class Service:
     # What callers do
 
     def submit(self, request: JobRequest) -> Job:
-        """Accept a job.
-
-        Args:
-            request: becomes the job's own.
+        """Accept a job; the request becomes the job's own.
 
         Raises:
             InvalidInput: naming the field.
@@ -150,6 +147,10 @@ class Service:
         if not caller.may_see(job.request.caller):
             raise JobNotFound(job_id)
         return job
+
+    def page(self, caller: Caller, wanted: Wanted) -> Page:
+        """Find jobs that the caller may see, the newest first. Raises InvalidInput, naming ``before``."""
+        return self._jobs.page(caller, wanted)
 
     def cancel(self, job_id: str, caller: Caller) -> Job:
         """End a job as CANCELLED; one that has ended stays as it is. Raises JobNotFound."""
@@ -212,8 +213,7 @@ class Service:
 
     async def restore(self, records: Sequence[JobRecord]) -> None:
         """Go on with this service's jobs of an earlier process, in the order of acceptance; before :meth:`start`."""
-        restorer = Restorer(self._jobs, self._records, self._read_input)
-        await restorer.restore(records)
+        await Restorer(self._jobs, self._records, self._read_input).restore(records)
         if self._jobs.live_count:
             self._begin_work()
 

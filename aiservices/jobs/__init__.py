@@ -13,12 +13,14 @@
 ``limits``         when a job has waited or run too long
 ``retention``      how long ended jobs are remembered
 ``signal``         wakes whoever waits for a job
+``listing``        jobs by id, by key and by age
 ``manager``        all jobs of a service
 ``restorer``       the jobs of an earlier process
 =================  ==================================================================================================
 """
 
 from aiservices.jobs.job import Job
+from aiservices.jobs.listing import DEFAULT_LIMIT, MAX_LIMIT, Page, Wanted, read_statuses
 from aiservices.jobs.manager import JobManager
 from aiservices.jobs.output import JobOutput, OutputFile
 from aiservices.jobs.records import JobRecords
@@ -27,7 +29,9 @@ from aiservices.jobs.restorer import Restorer
 from aiservices.jobs.status import ENDED, RETRYABLE, EndReason, JobStatus, Stage
 
 __all__ = [
+    "DEFAULT_LIMIT",
     "ENDED",
+    "MAX_LIMIT",
     "RETRYABLE",
     "Destination",
     "EndReason",
@@ -38,7 +42,10 @@ __all__ = [
     "JobRequest",
     "JobStatus",
     "OutputFile",
+    "Page",
     "Restorer",
     "Stage",
+    "Wanted",
     "fingerprint",
+    "read_statuses",
 ]

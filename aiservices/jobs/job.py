@@ -11,6 +11,7 @@ Stages, and who moves a job between them, always on the event loop::
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -37,6 +38,7 @@ class Job:
     Attributes:
         jobs: the manager that keeps it.
         priority: order in the queue, smallest first: warm-ups, normal, low; in each the order of submission.
+        created_at: when it was accepted, in seconds since the epoch.
         stage: where it is; only its manager moves it.
         attempt: 1, and one more for each retry; results of earlier attempts are refused by it.
         output: what it made, for COMPLETED.
@@ -60,6 +62,7 @@ class Job:
     stream: StreamBuffer = attrs.field(repr=False)
     priority: tuple[int, int]
     submitted_at: float
+    created_at: float = attrs.field(factory=time.time)
     stage: Stage = Stage.QUEUED
     attempt: int = 1
     output: JobOutput | None = None

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aiservices.callers import Caller
-from aiservices.errors import Conflict, JobNotFound
+from aiservices.errors import Conflict
 from aiservices.jobs import limits
 from aiservices.jobs.admission import Admission
 from aiservices.jobs.announcer import Announcer
 from aiservices.jobs.ids import new_id
 from aiservices.jobs.job import Job
+from aiservices.jobs.listing import KnownJobs, Page, Wanted
 from aiservices.jobs.queue import JobQueue
 from aiservices.jobs.rate import CompletionRate
 from aiservices.jobs.records import JobRecords
@@ -59,13 +60,12 @@ class JobManager:
         self._metrics = metrics
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self.announcer = Announcer(metrics, webhooks, records)
-        self._jobs: dict[str, Job] = {}
+        self._known = KnownJobs()
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
         self._queue = JobQueue()
         self._rate = CompletionRate()
         self._admission = Admission(config, self._queue, self._rate)
         self._retention = Retention(config, self.timers, self._forget)
-        self._keys: dict[tuple[str, str], Job] = {}  # by tenant and idempotency key
         self._sequence = 0
         self._interrupted = False
         self._idle = asyncio.Event()
@@ -109,7 +109,7 @@ class JobManager:
             Conflict: the idempotency key was used with another request.
             Unavailable: it cannot be recorded now.
         """
-        known = self._keys.get((request.caller.tenant, request.idempotency_key or ""))
+        known = self._known.same(request)
         if known is not None:
             if known.request.fingerprint != request.fingerprint:
                 raise Conflict("this idempotency key was used with another request")
@@ -139,7 +139,7 @@ class JobManager:
 
     def refuse(self, job_ids: Sequence[str], reason: str) -> None:
         """Take jobs back whose acceptance could not be recorded; ids of others are passed over."""
-        for job in [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]:
+        for job in [self._known.get(job_id) for job_id in job_ids if job_id in self._known]:
             job.refused, job.recorded = reason, False
             job.finish(Stage.CANCELLED, reason=EndReason.NOT_RECORDED)
             self._retention.take_back(job)
@@ -151,10 +151,11 @@ class JobManager:
         Raises:
             JobNotFound: it never was, or has been forgotten.
         """
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise JobNotFound(job_id) from None
+        return self._known.get(job_id)
+
+    def page(self, caller: Caller, wanted: Wanted) -> Page:
+        """Find jobs that the caller may see, the newest first. Raises InvalidInput, naming ``before``."""
+        return self._known.page(caller, wanted)
 
     def retry(self, job_id: str) -> Job:
         """Put a FAILED or TIMED_OUT job back in the queue under its own id and input.
@@ -276,14 +277,12 @@ class JobManager:
         self.timers.close()
 
     def _live(self) -> Iterator[Job]:
-        return (job for job in self._jobs.values() if not job.stage.over)
+        return (job for job in self._known if not job.stage.over)
 
     # The queue
 
     def _add(self, job: Job) -> None:
-        self._jobs[job.id] = job
-        if job.request.idempotency_key is not None:
-            self._keys[job.request.caller.tenant, job.request.idempotency_key] = job
+        self._known.add(job)
         self._counts[job.stage] += 1
 
     def _enqueue(self, job: Job) -> None:
@@ -294,7 +293,5 @@ class JobManager:
         self.changed.set()
 
     def _forget(self, job: Job) -> None:
-        del self._jobs[job.id]
-        if job.request.idempotency_key is not None:
-            del self._keys[job.request.caller.tenant, job.request.idempotency_key]
+        self._known.forget(job)
         self.records.forgotten(job)

@@ -107,7 +107,7 @@ class JobRecords:
             job_id=job.id,
             service=job.service,
             sequence=job.priority[1],
-            at=self._wall(job.submitted_at, job),
+            at=job.created_at,
             request={"input": raw, **kept},
             secret=secret,
         )
@@ -205,6 +205,7 @@ class JobRecords:
             stream=StreamBuffer(request.stream_bytes or jobs.config.stream_buffer_bytes),
             priority=(request.queue_class, record.sequence),
             submitted_at=self._loop_time(record.queued_at, jobs),
+            created_at=record.accepted_at,
             stage=_STAGES[record.state],
             attempt=record.attempt,
             output=None if stored is None else JobOutput(stored.fields, tuple(OutputFile(*f) for f in stored.files)),
