@@ -15,6 +15,7 @@ from aiservices.service import Service
 from aiservices.transports.http.answers import send
 from aiservices.transports.http.body import read_job_request
 from aiservices.transports.http.errors import TooManyAnswers, json_response
+from aiservices.transports.http.listing import list_jobs
 from aiservices.transports.http.lookup import CALLER, REGISTRY, find_job, find_service, job_id, wait_s
 from aiservices.transports.http.stream import poll, send_events
 
@@ -22,7 +23,7 @@ RUNSYNC_WAIT_S = 90.0
 STREAM_WAIT_S = 2.0
 """RunPod's clients give a poll of ``/stream`` 3 s (JS) or 10 s (Python)."""
 
-Answer = Literal["Accepted", "Job", "Stream", "Cancelled", "Purged", "Health", "Voices"]
+Answer = Literal["Accepted", "Job", "Stream", "Cancelled", "Purged", "Jobs", "Health", "Voices"]
 """Schema of an operation's answer in the OpenAPI document."""
 
 
@@ -105,6 +106,7 @@ class Operation:
         answer: schema of the 200 answer.
         reads_body: whether it takes the body of ``run``.
         waits: whether it takes ``?wait=``.
+        lists: whether it takes ``?status=``, ``?limit=`` and ``?before=``.
         errors: statuses it may answer beside those that every operation has.
     """
 
@@ -115,6 +117,7 @@ class Operation:
     answer: Answer
     reads_body: bool = False
     waits: bool = False
+    lists: bool = False
     errors: tuple[int, ...] = ()
 
 
@@ -139,6 +142,7 @@ OPERATIONS = (
     Operation("cancel", ("POST",), "/cancel/{job_id}", cancel, "Cancelled"),
     Operation("retry", ("POST",), "/retry/{job_id}", retry, "Accepted", errors=(409, 429)),
     Operation("purge-queue", ("POST",), "/purge-queue", purge_queue, "Purged"),
+    Operation("jobs", ("GET",), "/jobs", list_jobs, "Jobs", lists=True, errors=(400,)),
     Operation("health", ("GET",), "/health", health, "Health"),
     Operation("voices", ("GET",), "/voices", voices, "Voices"),
 )

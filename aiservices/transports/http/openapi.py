@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import aiservices
+from aiservices.jobs import DEFAULT_LIMIT, MAX_LIMIT
 from aiservices.registry import Registry
 from aiservices.service import Service
 from aiservices.transports.http import openai_speech
@@ -88,7 +89,11 @@ def _operations(service: Service, mount: str, prefix: str, named: Json) -> Itera
 
 def _operation(service: Service, operation: Operation, operation_id: str, named: Json) -> Json:
     has_job = "{job_id}" in operation.path
-    parameters = [*([_JOB_ID_PARAMETER] if has_job else []), *([_WAIT_PARAMETER] if operation.waits else [])]
+    parameters = [
+        *([_JOB_ID_PARAMETER] if has_job else []),
+        *([_WAIT_PARAMETER] if operation.waits else []),
+        *(_LIST_PARAMETERS if operation.lists else []),
+    ]
     errors = sorted({*operation.errors, 401, 500, 503, *([404] if has_job else [])})
     described: Json = {
         "operationId": operation_id,
@@ -113,6 +118,28 @@ _WAIT_PARAMETER = {
     "description": "How long to wait, in milliseconds.",
     "schema": {"type": "integer", "minimum": SHORTEST_WAIT_MS, "maximum": LONGEST_WAIT_MS},
 }
+_LIST_PARAMETERS = [
+    {
+        "name": "status",
+        "in": "query",
+        "description": "Only jobs that stand so; several words are separated by commas.",
+        "style": "form",
+        "explode": False,
+        "schema": {"type": "array", "items": ref("JobStatus"), "minItems": 1},
+    },
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "Most jobs of one answer.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    },
+    {
+        "name": "before",
+        "in": "query",
+        "description": "Only jobs older than the one of this id, as `next` names it.",
+        "schema": {"type": "string"},
+    },
+]
 _IDEMPOTENCY_PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",

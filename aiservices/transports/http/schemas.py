@@ -61,21 +61,12 @@ def _run_schema(given: Json, common: Json, shown: Any) -> Json:
 
 
 def _job_schema(made: Json, shown: Any) -> Json:
-    milliseconds = {"type": "integer", "minimum": 0}
     ended = {"id": JOB_ID, "status": "COMPLETED", "delayTime": 12, "executionTime": 340, "workerId": "worker-1"}
     return {
         "type": "object",
         "required": ["id", "status"],
         "properties": {
-            "id": {"type": "string"},
-            "status": ref("JobStatus"),
-            "delayTime": {**milliseconds, "description": "Time in the queue, in milliseconds."},
-            "executionTime": {**milliseconds, "description": "Time on the model, in milliseconds."},
-            "workerId": {"type": "string"},
-            "retries": {"type": "integer", "minimum": 1},
-            "queuePosition": {"type": "integer", "minimum": 1, "description": "1 is the next to be taken."},
-            "reason": {"type": "string", "description": "Why the job waits."},
-            "error": {"type": "string"},
+            **_JOB_FIELDS,
             "output": {"anyOf": [made, ref("Progress"), ref("WarmedUp"), ref("InBucket")]},
         },
         "examples": [{**ended, "output": shown}],
@@ -104,6 +95,27 @@ def _name(ref: Json) -> str:
     return str(ref["$ref"]).rpartition("/")[2]
 
 
+_JOB_FIELDS: Mapping[str, Json] = {
+    "id": {"type": "string"},
+    "status": ref("JobStatus"),
+    "delayTime": {"type": "integer", "minimum": 0, "description": "Time in the queue, in milliseconds."},
+    "executionTime": {"type": "integer", "minimum": 0, "description": "Time on the model, in milliseconds."},
+    "workerId": {"type": "string"},
+    "retries": {"type": "integer", "minimum": 1},
+    "queuePosition": {"type": "integer", "minimum": 1, "description": "1 is the next to be taken."},
+    "reason": {"type": "string", "description": "Why the job waits."},
+    "error": {"type": "string"},
+}
+_LISTED_FIELDS: Mapping[str, Json] = {
+    **_JOB_FIELDS,
+    "createdAt": {"type": "string", "format": "date-time", "description": "When the job was accepted."},
+    "progress": {"type": "number", "minimum": 0, "maximum": 1},
+    "error": {"type": "string", "description": "The first 300 characters; the status object has all."},
+    "tenant": {"type": "string", "description": "Whose job it is; for operators."},
+    "key": {"type": "string", "description": "Name of the key that it came with; for operators."},
+}
+_LISTED = {"id": JOB_ID, "status": "COMPLETED", "createdAt": "2026-03-01T09:30:00.000+00:00", "executionTime": 340}
+
 _COMMON_SCHEMAS: Mapping[str, Json] = {
     "JobStatus": {"type": "string", "enum": [status.value for status in JobStatus]},
     "WarmUp": _object(["action"], action={"const": "warmup", "description": "Loads the model and runs nothing."}),
@@ -122,6 +134,17 @@ _COMMON_SCHEMAS: Mapping[str, Json] = {
         status={**ref("JobStatus"), "examples": ["CANCELLED"]},
     ),
     "Purged": _object(["removed", "status"], removed={"type": "integer", "minimum": 0}, status={"const": "completed"}),
+    "Jobs": {
+        **_object(
+            ["jobs"],
+            jobs={"type": "array", "items": _object(["id", "status", "createdAt"], **_LISTED_FIELDS)},
+            next={
+                "type": "string",
+                "description": "Present where older jobs may follow, also behind a short list: the next `before`.",
+            },
+        ),
+        "examples": [{"jobs": [_LISTED], "next": JOB_ID}],
+    },
     "Stream": _object(
         ["status", "stream"],
         status=ref("JobStatus"),

@@ -140,6 +140,7 @@ async def test_what_the_server_answers_fits_the_document(aiohttp_client: MakeCli
         "Stream": await read(await client.get(f"/upper/api/v1/stream/{done['id']}")),
         "Cancelled": await read(await client.post(f"/upper/api/v1/cancel/{done['id']}")),
         "Purged": await read(await client.post("/upper/api/v1/purge-queue")),
+        "Jobs": await read(await client.get("/upper/api/v1/jobs")),
         "Health": await read(await client.get("/upper/api/v1/health")),
         "Error": await read(await client.get("/upper/api/v1/status/nope"), 404),
     }
