@@ -17,7 +17,7 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
 MAX_LOOKS = 2000
-"""Jobs that one page looks at, however few of them fit: some 0.2 ms of the event loop."""
+"""Jobs that one page looks at, however few of them fit: some 0.4 ms of the event loop."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,10 +111,10 @@ class KnownJobs:
         del self._by_id[job.id]
         if job.request.idempotency_key is not None:
             del self._by_key[tenant, job.request.idempotency_key]
-        del self._by_age[_place(self._by_age, job)]
+        _remove(self._by_age, job)
         if tenant:
             theirs = self._of_tenant[tenant]
-            del theirs[_place(theirs, job)]
+            _remove(theirs, job)
             if not theirs:
                 del self._of_tenant[tenant]
 
@@ -154,3 +154,7 @@ def _insert(jobs: list[Job], job: Job) -> None:
         bisect.insort(jobs, job, key=_sequence)  # restored ones come in the order of their ends
     else:
         jobs.append(job)
+
+
+def _remove(jobs: list[Job], job: Job) -> None:
+    del jobs[0 if jobs[0] is job else _place(jobs, job)]  # the oldest ends first, nearly always
