@@ -39,6 +39,12 @@ ENVIRONMENT: Mapping[str, tuple[str, str]] = {
 CONFIG_VARIABLE = "AISERVICES_CONFIG"
 """Environment variable that names the settings file."""
 
+KEY_VARIABLE = "AISERVICES_CLIENT_KEY"
+"""Environment variable with the key that the command line calls a server with.
+
+No setting, and not named like ``AISERVICES_API_KEYS``: whoever misspelt that would serve without keys.
+"""
+
 _LISTS = {("server", "api_keys"), ("webhook", "secrets"), ("fetch", "allow_hosts")}
 
 
@@ -49,9 +55,10 @@ def read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], tuple[
         ConfigError: a variable with our prefix that nobody reads.
     """
     found: dict[tuple[str, str], tuple[str, Any]] = {}
-    known = [*ENVIRONMENT, CONFIG_VARIABLE]
+    no_settings = (CONFIG_VARIABLE, KEY_VARIABLE)
+    known = [*ENVIRONMENT, *no_settings]
     for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(ENV_PREFIX) or variable in no_settings:
             continue
         if variable not in ENVIRONMENT:
             raise ConfigError(f"environment: unknown variable {variable}{nearest(variable, known)}")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 
 class Exit(IntEnum):
@@ -90,13 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="settings (default: services.toml)")
-    common.add_argument("--profile", metavar="NAME", help="which profile of them (default: what they name)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+        return commands.add_parser(name, help=text, description=text, parents=[_common()], allow_abbrev=False)
 
     serve = add("serve", "Serve the profile's services over HTTP until told to stop.")
     serve.add_argument("--host", help="address to listen on")
@@ -104,18 +102,56 @@ def build_parser() -> argparse.ArgumentParser:
     runpod = add("runpod", "Work as a RunPod serverless worker on the profile's services until told to stop.")
     runpod.add_argument("--slots", type=_count, metavar="N", help="jobs to hold at once (default: four batches)")
     runpod.add_argument("--stream", action="store_true", help="stream chunks; outputs become lists, the result last")
-    add("services", "List the services of the profile, and every profile.")
-    add("check", "Check settings, packages, models and memory without loading anything.")
+    _offer_json(add("services", "List the services of the profile, and every profile."))
+    _offer_json(add("check", "Check settings, packages, models and memory without loading anything."))
+    _describe_jobs(add("jobs", "See and steer the jobs of a server, or see those of a journal."))
     pull = add("pull", "Download models, so that the first start finds them.")
     pull.add_argument("what", nargs="?", metavar="PROFILE|SERVICE|URI", help="whose models (default: the profile's)")
     models = add("models", "List the models that were downloaded, or remove one.")
     models.add_argument("action", nargs="?", choices=["rm"], metavar="rm", help="remove all versions of a model")
     models.add_argument("name", nargs="?", metavar="MODEL", help="as the list names it, or its folder")
+    _offer_json(models)
     push = add("push", "Upload a folder to a bucket, with a manifest of its checksums.")
     push.add_argument("folder", type=Path, metavar="FOLDER")
     push.add_argument("uri", metavar="s3://BUCKET/PREFIX/")
     _describe_run(add("run", "Run one job in this process and print its output as JSON."))
     return parser
+
+
+def _common(**settings: Any) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, **settings)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings (default: services.toml)")
+    common.add_argument("--profile", metavar="NAME", help="which profile of them (default: what they name)")
+    return common
+
+
+def _offer_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _describe_jobs(jobs: argparse.ArgumentParser) -> None:
+    # What stands before the action must not be undone by the defaults of what may stand behind it.
+    common = _common(argument_default=argparse.SUPPRESS)
+    common.add_argument("--service", metavar="NAME", help="only this one's jobs (default: every service's)")
+    _offer_json(common)
+    where = common.add_mutually_exclusive_group()
+    where.add_argument("--url", help="address of the server (default: as the settings say)")
+    where.add_argument("--journal", type=Path, metavar="FILE", help="read a file that no server uses")
+    jobs.set_defaults(service=None, json=False, url=None, journal=None)
+    actions = jobs.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    shown = add("list", "List jobs, the newest first.")
+    shown.add_argument("--status", metavar="STATUS,…", help="only jobs that stand so, as FAILED,TIMED_OUT")
+    shown.add_argument("--limit", type=_count, default=100, metavar="N", help="most jobs (default: 100)")
+    for name, text in (
+        ("show", "Show all that is known of a job, its output too."),
+        ("cancel", "End a job, in the queue or on the model."),
+        ("retry", "Put a FAILED or TIMED_OUT job back into the queue."),
+    ):
+        add(name, text).add_argument("id", metavar="ID", help="as the list shows it")
 
 
 def _describe_run(run: argparse.ArgumentParser) -> None:

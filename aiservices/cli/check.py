@@ -13,6 +13,7 @@ import attrs
 
 from aiservices.cli import Exit
 from aiservices.cli.packages import extra_of, packages_are_known, packages_of
+from aiservices.cli.printing import print_json
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError
 from aiservices.keys import KeyRing
@@ -39,6 +40,8 @@ class Finding:
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     """Print the report; whether anything is wrong is the exit code."""
     config = read_settings(options, environ)
+    if options.json:
+        return _print_json(config)
     print(f"profile {config.profile}: {', '.join(config.services)}")
     wrong = 0
     for heading, findings in _sections(config):
@@ -47,6 +50,15 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
             print(f"  {finding.verdict:<6}{finding.topic:<9} {finding.text}", flush=True)
             wrong += finding.verdict == "WRONG"
     print(f"{wrong} thing{'s' * (wrong != 1)} wrong" if wrong else "all is well")
+    return Exit.FAILED if wrong else Exit.OK
+
+
+def _print_json(config: Config) -> Exit:
+    findings = [
+        {"about": heading, **attrs.asdict(finding)} for heading, found in _sections(config) for finding in found
+    ]
+    wrong = sum(finding["verdict"] == "WRONG" for finding in findings)
+    print_json({"profile": config.profile, "findings": findings, "wrong": wrong})
     return Exit.FAILED if wrong else Exit.OK
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 from aiservices.cli import Exit
-from aiservices.cli.settings import columns, read_settings
+from aiservices.cli.printing import columns, print_json
+from aiservices.cli.settings import read_settings
 from aiservices.errors import ConfigError
 from aiservices.storage import CachedModel, ModelStore, readable
 
@@ -23,10 +25,21 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
         if options.name is None:
             raise ConfigError("models rm: which one? 'aiservices models' lists them")
         removed = asyncio.run(store.remove(options.name))
+        if options.json:
+            print_json({"removed": [_shown(model) for model in removed]})
+            return Exit.OK
         print(f"{options.name}: {readable(sum(model.bytes for model in removed))} removed")
+    elif options.json:
+        print_json({"models": [_shown(model) for model in asyncio.run(store.models())]})
     else:
         _print(asyncio.run(store.models()))
     return Exit.OK
+
+
+def _shown(model: CachedModel) -> dict[str, Any]:
+    shown = {key: getattr(model, key) for key in ("name", "bytes", "verified", "in_use")}
+    last_used = datetime.fromtimestamp(model.last_used, UTC).isoformat(timespec="seconds")
+    return {**shown, "last_used": last_used, "folder": str(model.folder)}
 
 
 def _print(models: Sequence[CachedModel]) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import attrs
-import msgspec
 
 from aiservices.cli import Exit, complain
 from aiservices.cli.fields import read_fields
+from aiservices.cli.printing import print_json, shortened
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError, UnknownService
 from aiservices.jobs import Job, JobOutput, JobRequest, JobStatus
@@ -24,8 +24,6 @@ from aiservices.settings import Config
 
 LOOK_EVERY_S = 0.1
 BAR_WIDTH = 30
-SHOWN_CHARACTERS = 60
-"""Of a base64 text on a terminal; whoever pipes the output gets all of it."""
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
@@ -41,8 +39,8 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
         shown = _write(job.output, options.output)
     else:
         shown = job.output.as_dict()
-        shown = _shortened(shown) if sys.stdout.isatty() else shown
-    print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        shown = shortened(shown) if sys.stdout.isatty() else shown
+    print_json(shown)
     return Exit.OK
 
 
@@ -97,9 +95,3 @@ def _write(output: JobOutput, path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ServiceError(f"{path}: cannot be written: {error.strerror}") from None
     return {"written": str(path)} if audio is None else {**output.as_dict(), "audio": str(path)}
-
-
-def _shortened(output: Any) -> Any:
-    if isinstance(output, dict) and isinstance(audio := output.get("audio"), str):
-        return {**output, "audio": f"{audio[:SHOWN_CHARACTERS]}… ({len(audio)} characters; --output FILE writes them)"}
-    return output

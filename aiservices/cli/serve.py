@@ -14,7 +14,7 @@ from aiohttp import web
 
 from aiservices import __version__, loops
 from aiservices.cli import Exit, leaving
-from aiservices.cli.settings import read_settings
+from aiservices.cli.settings import read_settings, server_url
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.journal import Journal
 from aiservices.logs import configure_logging, get_logger
@@ -182,9 +182,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def _greeting(config: Config, port: int) -> Iterator[str]:
-    host = config.server.host
-    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
+    url = server_url(config.server.host, port)
     yield f"aiservices {__version__}, profile {config.profile}; models are loading, Ctrl-C stops"
     yield f"  {url}/    try the services in a browser"
     yield f"  {url}/openapi.json"

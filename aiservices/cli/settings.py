@@ -1,10 +1,10 @@
-"""What the commands share: the settings with the command line over them, and columns of text."""
+"""What the commands share: the settings with the command line over them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -26,17 +26,14 @@ def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Co
     return attrs.evolve(config, server=server)
 
 
+def server_url(host: str, port: int) -> str:
+    """The address at which this machine reaches a server that listens there."""
+    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
 def _import_from(folder: Path) -> None:
     """Find modules in this folder too, after everything else: no file there may stand in for an installed package."""
     place = str(folder.resolve())
     if place not in sys.path:
         sys.path.append(place)
-
-
-def columns(rows: Iterable[Sequence[str]], indent: str = "") -> Iterator[str]:
-    """Lay rows of equal length out in columns as wide as their widest cell."""
-    table = list(rows)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield (indent + "  ".join(cells)).rstrip()
