@@ -51,10 +51,9 @@ def _look(options: argparse.Namespace) -> Exit:
 async def _ask(options: argparse.Namespace, url: str, key: str) -> Exit:
     """Ask a server."""
     async with connect(url, key) as server:
-        if options.action == "list":
-            wanted = _wanted(options)
-            return _print_list(*await server.jobs(await server.services(options.service), wanted), options)
         services = await server.services(options.service)
+        if options.action == "list":
+            return _print_list(*await server.jobs(services, _wanted(options)), options)
         if options.action == "show":
             return _print_job(await server.call("GET", "status", services, options.id), options)
         return await _act(server, services, options)
@@ -134,5 +133,5 @@ def _print_job(job: Json, options: argparse.Namespace) -> Exit:
         print(line)
     if "output" in job:
         print("output")
-        print_json(shortened(job["output"]) if sys.stdout.isatty() else job["output"])
+        print_json(shortened(job["output"], "--json") if sys.stdout.isatty() else job["output"])
     return Exit.OK

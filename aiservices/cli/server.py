@@ -40,7 +40,8 @@ class Server:
         """
         _, shown = await self._ask("GET", "readyz")
         if not isinstance(found := shown.get("services"), dict):
-            raise ServiceError(f"what answers at {self._url} is no aiservices; name the server with --url")
+            told = f" ({shown['error']})" if "error" in shown else ""
+            raise ServiceError(f"what answers at {self._url} is no aiservices{told}; name the server with --url")
         if only is not None and only not in found:
             raise UnknownService(only, list(found))
         return [only] if only is not None else list(found)
@@ -88,7 +89,7 @@ class Server:
             return shown
         reason = str(shown.get("error", f"it answers {status}"))
         if status == 401:
-            raise ServiceError(f"{self._url} takes no one without a key of its own: set {KEY_VARIABLE} to one")
+            raise ServiceError(f"{self._url} asks for one of its keys: set {KEY_VARIABLE} to one that it knows")
         if status == 404 and "id" in shown:
             raise JobNotFound(str(shown["id"]))
         raise ServiceError(f"{self._url}: {reason}")
