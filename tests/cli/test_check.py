@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,19 @@ def test_check_names_what_is_wrong(cli: Cli, setting: str, complaint: str) -> No
     assert f"  WRONG {complaint}" in out
     assert out.endswith("1 thing wrong\n")
     assert code == Exit.FAILED
+
+
+def test_findings_are_one_document_for_programs(cli: Cli) -> None:
+    code, out, _ = cli("check", "--profile", "all", "--json")
+    assert (code, json.loads(out)["wrong"]) == (Exit.OK, 0)
+    Path("services.toml").write_text(
+        f'{SETTINGS}\n[profiles.wrong.services.echo]\nmodel = "nowhere"\n', encoding="utf-8"
+    )
+    code, out, _ = cli("check", "--profile", "wrong", "--json")
+    shown = json.loads(out)
+    wrong = [finding for finding in shown["findings"] if finding["verdict"] == "WRONG"]
+    assert (code, shown["profile"], shown["wrong"]) == (Exit.FAILED, "wrong", 1)
+    assert [(finding["about"], finding["topic"]) for finding in wrong] == [("echo", "model")]
 
 
 def test_check_looks_at_the_folders_that_options_name(cli: Cli) -> None:

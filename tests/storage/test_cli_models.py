@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,11 @@ def test_what_is_pushed_can_be_pulled_listed_and_removed(cli: Cli, bucket: Bucke
     assert [line.split()[0] for line in out.splitlines()] == ["MODEL", URI, "97.8"]
     row = out.splitlines()[1].split()
     assert (row[1:3], row[5:7]) == (["97.8", "KiB"], ["sha256", "no"])
+    shown = json.loads(cli("models", "--json")[1])["models"]
+    assert [(model["name"], model["verified"], model["in_use"]) for model in shown] == [(URI, "sha256", False)]
+    assert datetime.fromisoformat(shown[0]["last_used"]).tzinfo is UTC
     assert cli("models", "rm", URI) == (Exit.OK, f"{URI}: 97.8 KiB removed\n", "")
+    assert cli("models", "--json") == (Exit.OK, '{\n  "models": []\n}\n', "")
     assert cli("models") == (Exit.OK, "no models were downloaded\n", "")
 
 

@@ -136,3 +136,18 @@ async def test_many_jobs_are_listed_in_rounds_and_long_errors_cut(
         jobs.submit(request, {}).finish(Stage.FAILED, reason=EndReason.FAILED, error="e" * 1000)
     shown = (await listed(client, "upper"))["jobs"]
     assert [job["error"] for job in shown] == ["e" * 300 + "…"] * 25
+
+
+async def test_a_job_whose_acceptance_cannot_be_written_is_not_listed(
+    aiohttp_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await aiohttp_client(make_app(Upper, load="first_use"))
+    assert client.app is not None
+    service = client.app[REGISTRY].get("upper")
+    jobs = [service._jobs.submit(JobRequest(input={"text": "a"}), {}) for _ in range(2)]
+
+    async def refuse() -> None:
+        service.refuse([jobs[0].id], "no space left on the disk")
+
+    monkeypatch.setattr(service, "wait_recorded", refuse)
+    assert await ids(client, "upper", "") == [jobs[1].id]
