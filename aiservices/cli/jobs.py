@@ -133,5 +133,5 @@ def _print_job(job: Json, options: argparse.Namespace) -> Exit:
         print(line)
     if "output" in job:
         print("output")
-        print_json(shortened(job["output"], "--json") if sys.stdout.isatty() else job["output"])
+        print_json(shortened(job["output"], "--json prints them") if sys.stdout.isatty() else job["output"])
     return Exit.OK

@@ -66,7 +66,7 @@ def _status(record: JobRecord) -> JobStatus:
 
 
 def _entry(record: JobRecord) -> Json:
-    created_at = datetime.fromtimestamp(record.accepted_at, UTC).isoformat(timespec="milliseconds")
+    created_at = datetime.fromtimestamp(record.accepted_at, UTC).isoformat(timespec="microseconds")
     shown: Json = {"id": record.job_id, "status": _status(record).value, "createdAt": created_at}
     started_at, ended_at = record.started_at, record.ended_at
     until = started_at if started_at is not None else ended_at

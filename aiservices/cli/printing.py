@@ -25,10 +25,10 @@ def print_json(value: Any) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def shortened(output: Any, option: str) -> Any:
-    """The output without most of its audio, for a terminal; says which option gives it whole."""
+def shortened(output: Any, how: str) -> Any:
+    """The output without most of its audio, for a terminal; says how to get it whole."""
     if isinstance(output, dict) and isinstance(audio := output.get("audio"), str):
-        return {**output, "audio": f"{audio[:SHOWN_CHARACTERS]}… ({len(audio)} characters; {option} gives them)"}
+        return {**output, "audio": f"{audio[:SHOWN_CHARACTERS]}… ({len(audio)} characters; {how})"}
     return output
 
 

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
         shown = _write(job.output, options.output)
     else:
         shown = job.output.as_dict()
-        shown = shortened(shown, "--output FILE") if sys.stdout.isatty() else shown
+        shown = shortened(shown, "--output FILE writes them") if sys.stdout.isatty() else shown
     print_json(shown)
     return Exit.OK
 

@@ -56,7 +56,7 @@ def _wanted(request: web.Request) -> Wanted:
 def _entry(service: Service, job: Job, caller: Caller) -> dict[str, Any]:
     """The status object with what a list needs beside it; whose job it is for operators alone."""
     shown = service.status(job)
-    shown["createdAt"] = datetime.fromtimestamp(job.created_at, UTC).isoformat(timespec="milliseconds")
+    shown["createdAt"] = datetime.fromtimestamp(job.created_at, UTC).isoformat(timespec="microseconds")
     if shown.pop("output", None) is not None:  # of a job that runs
         shown["progress"] = job.progress
     if len(shown.get("error", "")) > MAX_ERROR_CHARACTERS:

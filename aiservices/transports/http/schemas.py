@@ -114,7 +114,7 @@ _LISTED_FIELDS: Mapping[str, Json] = {
     "tenant": {"type": "string", "description": "Whose job it is; for operators."},
     "key": {"type": "string", "description": "Name of the key that it came with; for operators."},
 }
-_LISTED = {"id": JOB_ID, "status": "COMPLETED", "createdAt": "2026-03-01T09:30:00.000+00:00", "executionTime": 340}
+_LISTED = {"id": JOB_ID, "status": "COMPLETED", "createdAt": "2026-03-01T09:30:00.000000+00:00", "executionTime": 340}
 
 _COMMON_SCHEMAS: Mapping[str, Json] = {
     "JobStatus": {"type": "string", "enum": [status.value for status in JobStatus]},
