@@ -292,6 +292,11 @@ def test_other_peoples_variables_are_left_alone() -> None:
     ("variable", "value", "message"),
     [
         ("AISERVICES_PROT", "1", "environment: unknown variable AISERVICES_PROT; did you mean 'AISERVICES_PORT'?"),
+        (
+            "AISERVICES_API_KEY",
+            "one",
+            "environment: unknown variable AISERVICES_API_KEY; did you mean 'AISERVICES_API_KEYS'?",
+        ),
         ("AISERVICES_PORT", "web", "environment: AISERVICES_PORT: expected int"),
         ("AISERVICES_PORT", "-1", "environment: AISERVICES_PORT: expected at least 0"),
         ("AISERVICES_GRACE_S", "nan", "environment: AISERVICES_GRACE_S: expected"),

@@ -188,6 +188,9 @@ async def test_the_settings_say_where_their_own_server_is_and_with_which_key(
         monkeypatch.setenv("AISERVICES_PORT", live.url.rstrip("/").rpartition(":")[2])
         monkeypatch.setenv("AISERVICES_API_KEYS", "one-of-the-keys,another")
         assert await asyncio.to_thread(cli, "jobs", "list") == (Exit.OK, "no jobs\n", "")
+        monkeypatch.setenv(KEY_VARIABLE, "none-of-the-keys")
+        assert (await asyncio.to_thread(cli, "jobs", "list"))[0] == Exit.FAILED, "the own key goes first"
+        monkeypatch.delenv(KEY_VARIABLE)
         code, _, err = await live.jobs("list")
         assert code == Exit.FAILED, "a key of the settings went to an address that is not theirs"
         assert KEY_VARIABLE in err
