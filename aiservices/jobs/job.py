@@ -29,6 +29,8 @@ from aiservices.trace import Trace
 if TYPE_CHECKING:
     from aiservices.jobs.manager import JobManager
 
+Priority = tuple[int, int, int]
+
 
 @attrs.define(eq=False, kw_only=True)
 class Job:
@@ -36,7 +38,8 @@ class Job:
 
     Attributes:
         jobs: the manager that keeps it.
-        priority: order in the queue, smallest first: warm-ups, normal, low; in each the order of submission.
+        sequence: place in the order of submission, over all keys.
+        priority: order in the queue, smallest first: class (warm-ups, normal, low), turn of its key, sequence.
         stage: where it is; only its manager moves it.
         attempt: 1, and one more for each retry; results of earlier attempts are refused by it.
         output: what it made, for COMPLETED.
@@ -58,7 +61,8 @@ class Job:
     jobs: JobManager = attrs.field(repr=False)
     request: JobRequest
     stream: StreamBuffer = attrs.field(repr=False)
-    priority: tuple[int, int]
+    sequence: int
+    priority: Priority = (0, 0, 0)
     submitted_at: float
     stage: Stage = Stage.QUEUED
     attempt: int = 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aiservices.callers import Caller
-from aiservices.errors import Conflict, JobNotFound
+from aiservices.errors import Conflict
 from aiservices.jobs import limits
 from aiservices.jobs.admission import Admission
 from aiservices.jobs.announcer import Announcer
@@ -20,7 +20,9 @@ from aiservices.jobs.request import JobRequest
 from aiservices.jobs.retention import Retention
 from aiservices.jobs.status import ENDED, RETRYABLE, EndReason, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
+from aiservices.jobs.table import JobTable
 from aiservices.metrics import ServiceMetrics
+from aiservices.quotas import Quotas
 from aiservices.settings import ServiceConfig
 from aiservices.timers import Timers
 from aiservices.webhooks import WebhookSender
@@ -35,6 +37,7 @@ class JobManager:
         webhooks: tells callers' servers of an end.
         worker_id: names this process in status objects.
         records: told what happens to each job.
+        quotas: of the callers' keys, over all services.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class JobManager:
         webhooks: WebhookSender,
         worker_id: str,
         records: JobRecords,
+        quotas: Quotas,
     ) -> None:
         self.config = config
         self.service = config.name
@@ -59,13 +63,14 @@ class JobManager:
         self._metrics = metrics
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self.announcer = Announcer(metrics, webhooks, records)
-        self._jobs: dict[str, Job] = {}
+        self._jobs = JobTable()
+        self._quotas = quotas
+        quotas.when_room(self.changed.set)
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
-        self._queue = JobQueue()
+        self._queue = JobQueue(max(config.prefetch, config.max_batch_size))
         self._rate = CompletionRate()
-        self._admission = Admission(config, self._queue, self._rate)
+        self._admission = Admission(config, self._queue, self._rate, quotas)
         self._retention = Retention(config, self.timers, self._forget)
-        self._keys: dict[tuple[str, str], Job] = {}  # by tenant and idempotency key
         self._sequence = 0
         self._interrupted = False
         self._idle = asyncio.Event()
@@ -105,26 +110,26 @@ class JobManager:
             model_ready: whether the model works, so that what was measured tells how long the job would wait.
 
         Raises:
-            QueueFull: the queue's bound by count or bytes would be passed, or it would outlive its time to live there.
+            QueueFull: the queue's bound by count or bytes, or a limit of the caller's key, would be passed, or the job
+                would outlive its time to live there.
             Conflict: the idempotency key was used with another request.
             Unavailable: it cannot be recorded now.
         """
-        known = self._keys.get((request.caller.tenant, request.idempotency_key or ""))
+        known = self._jobs.same_request(request)
         if known is not None:
-            if known.request.fingerprint != request.fingerprint:
-                raise Conflict("this idempotency key was used with another request")
             return known
-        self._admission.check_room(request.input_bytes)
+        self._admission.check_room(request)
         self._sequence += 1
         job = Job(
             id=new_id(),
             jobs=self,
             request=request,
             stream=StreamBuffer(request.stream_bytes or self.config.stream_buffer_bytes),
-            priority=(request.queue_class, self._sequence),
+            sequence=self._sequence,
             submitted_at=self.now(),
         )
         if model_ready and not request.is_warmup:
+            self._queue.rank(job)
             self._admission.check_wait(job)
         self.records.accepted(job, raw)
         self._add(job)
@@ -133,28 +138,21 @@ class JobManager:
 
     def restore(self, job: Job) -> None:
         """Go on with a job of an earlier process; those that ended come in the order of their ends."""
-        self._sequence = max(self._sequence, job.priority[1])
+        self._sequence = max(self._sequence, job.sequence)
         self._add(job)
         (self._retention.add if job.ended else self._enqueue)(job)
 
     def refuse(self, job_ids: Sequence[str], reason: str) -> None:
         """Take jobs back whose acceptance could not be recorded; ids of others are passed over."""
-        for job in [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]:
+        for job in [self._jobs.get(job_id) for job_id in job_ids if job_id in self._jobs]:
             job.refused, job.recorded = reason, False
             job.finish(Stage.CANCELLED, reason=EndReason.NOT_RECORDED)
             self._retention.take_back(job)
             self._forget(job)
 
     def get(self, job_id: str) -> Job:
-        """Return a remembered job.
-
-        Raises:
-            JobNotFound: it never was, or has been forgotten.
-        """
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise JobNotFound(job_id) from None
+        """Return a remembered job. Raises JobNotFound for one that never was, or has been forgotten."""
+        return self._jobs.get(job_id)
 
     def retry(self, job_id: str) -> Job:
         """Put a FAILED or TIMED_OUT job back in the queue under its own id and input.
@@ -162,14 +160,16 @@ class JobManager:
         Raises:
             JobNotFound: it has been forgotten.
             Conflict: it is in another state.
-            QueueFull: there is no room.
+            QueueFull: there is no room, or a limit of its key would be passed.
         """
         job = self.get(job_id)
         if job.status not in RETRYABLE:
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
         if job.request.input is None:
             raise Conflict("its input does not fit any more, or could not be read back")
-        self._admission.check_room(job.request.input_bytes)
+        if job.attempt > self.config.max_retries:
+            raise Conflict(f"it was begun {job.attempt} times; the most is {self.config.max_retries} after the first")
+        self._admission.check_room(job.request)
         self._retention.take_back(job)
         job.begin_again()
         self.move(job, Stage.QUEUED)
@@ -206,18 +206,21 @@ class JobManager:
 
     def next_queued(self) -> Job | None:
         """The job that is to be prepared next."""
-        return self._queue.first_queued()
+        return self._queue.first_queued(self._quotas.may_begin)
 
     def move(self, job: Job, stage: Stage) -> None:
         """Note where a job is now."""
-        self._counts[job.stage] -= 1
+        before = job.stage
+        self._counts[before] -= 1
         self._counts[stage] += 1
         job.enter(stage)
+        waiting, running = stage.waits - before.waits, stage.busy - before.busy
+        self._quotas.count(job.request.caller, waiting=waiting, running=running)
 
     def start(self, job: Job) -> None:
         """The model takes a job; its execution time begins to count."""
         assert job.stage.waits, job.stage
-        self._queue.remove(job)
+        self._queue.take(job)
         job.started_at = self.now()
         self.records.started(job)
         if self.running_count == 0:
@@ -276,15 +279,14 @@ class JobManager:
         self.timers.close()
 
     def _live(self) -> Iterator[Job]:
-        return (job for job in self._jobs.values() if not job.stage.over)
+        return (job for job in self._jobs if not job.stage.over)
 
     # The queue
 
     def _add(self, job: Job) -> None:
-        self._jobs[job.id] = job
-        if job.request.idempotency_key is not None:
-            self._keys[job.request.caller.tenant, job.request.idempotency_key] = job
+        self._jobs.add(job)
         self._counts[job.stage] += 1
+        self._quotas.count(job.request.caller, waiting=int(job.stage.waits), running=0)
 
     def _enqueue(self, job: Job) -> None:
         self._queue.add(job)
@@ -294,7 +296,5 @@ class JobManager:
         self.changed.set()
 
     def _forget(self, job: Job) -> None:
-        del self._jobs[job.id]
-        if job.request.idempotency_key is not None:
-            del self._keys[job.request.caller.tenant, job.request.idempotency_key]
+        self._jobs.remove(job)
         self.records.forgotten(job)
