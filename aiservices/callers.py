@@ -19,6 +19,11 @@ class Caller:
     key: str = ""
     operator: bool = False
 
+    @property
+    def key_id(self) -> tuple[str, str]:
+        """Tells its key from every other's: the names of tenant and key."""
+        return (self.tenant, self.key)
+
     def may_see(self, owner: Caller) -> bool:
         """Whether it may see, and act on, a job that ``owner`` submitted."""
         return self.operator or self.tenant == owner.tenant

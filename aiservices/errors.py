@@ -88,6 +88,12 @@ class QueueFull(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class LimitReached(QueueFull):
+    """The caller's key has what it may have; try again after ``retry_after_s``."""
+
+    code = "limit_reached"
+
+
 class Unavailable(ServiceError):
     """The service takes no jobs: it drains, or its model could not be loaded or broke.
 

@@ -4,6 +4,9 @@ The file, read again when it changes::
 
     [tenants.shop.keys.backend]
     sha256 = "…"
+    jobs_per_minute = 600
+    max_queued = 1000
+    max_running = 4
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +24,7 @@ from msgspec import Meta
 from aiservices.callers import Caller
 from aiservices.errors import ConfigError
 from aiservices.logs import get_logger
+from aiservices.quotas import NO_LIMITS, KeyId, KeyLimits
 from aiservices.settings import ServerConfig
 
 DEFAULT_TENANT = "default"
@@ -41,6 +45,13 @@ class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
     key: str | None = None
     operator: bool = False
+    jobs_per_minute: Annotated[float, Meta(gt=0)] | None = None
+    max_queued: Annotated[int, Meta(ge=1)] | None = None
+    max_running: Annotated[int, Meta(ge=1)] | None = None
+
+    @property
+    def limits(self) -> KeyLimits:
+        return KeyLimits(jobs_per_minute=self.jobs_per_minute, max_queued=self.max_queued, max_running=self.max_running)
 
 
 class _Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +76,8 @@ class KeyRing:
         """Whether callers need a key."""
         self._changed_at: tuple[int, int] | None = None
         self._callers: Mapping[bytes, Caller] = {}
+        self.limits: Mapping[KeyId, KeyLimits] = {}
+        """What each key may ask for, of those that may not ask for everything."""
 
     @property
     def count(self) -> int:
@@ -86,26 +99,36 @@ class KeyRing:
             ConfigError: the file cannot be read, or is wrong; names file and place, never a key.
         """
         self._changed_at = self._change()
-        self._callers = self._read()
+        self._callers, self.limits = self._read()
 
-    async def watch(self) -> None:
-        """Read the file again whenever it changes, until cancelled. A broken one is logged and changes nothing."""
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Read the file again whenever it changes, until cancelled. A broken one is logged and changes nothing.
+
+        Args:
+            on_change: told, on the event loop, that there are other keys or limits.
+        """
         while self._path is not None:
             await asyncio.sleep(WATCH_EVERY_S)
-            await self.refresh()
+            if await self.refresh():
+                on_change()
 
-    async def refresh(self) -> None:
-        """Read the file again, on a thread, if it has changed."""
+    async def refresh(self) -> bool:
+        """Read the file again, on a thread, if it has changed.
+
+        Returns:
+            Whether there are other keys or limits now.
+        """
         changed_at = await asyncio.to_thread(self._change)
         if changed_at == self._changed_at:
-            return
+            return False
         self._changed_at = changed_at
         try:
-            self._callers = await asyncio.to_thread(self._read)
+            self._callers, self.limits = await asyncio.to_thread(self._read)
         except ConfigError as error:
             log.error("keys.not_read", reason=str(error), kept=len(self._callers))
-        else:
-            log.info("keys.read", keys=len(self._callers))
+            return False
+        log.info("keys.read", keys=len(self._callers))
+        return True
 
     def _change(self) -> tuple[int, int] | None:
         """What tells one version of the file from another."""
@@ -115,7 +138,7 @@ class KeyRing:
             return None
         return None if found is None else (found.st_mtime_ns, found.st_size)
 
-    def _read(self) -> Mapping[bytes, Caller]:
+    def _read(self) -> tuple[Mapping[bytes, Caller], Mapping[KeyId, KeyLimits]]:
         tenants = {} if self._path is None else _read_file(self._path)
         callers = {
             hashlib.sha256(key.encode()).digest(): Caller(tenant=DEFAULT_TENANT, key=f"key-{number}", operator=True)
@@ -125,7 +148,8 @@ class KeyRing:
             if digest in callers:
                 raise ConfigError(f"{where}: the key is that of {callers[digest].key!r} as well")
             callers[digest] = caller
-        return callers
+        limits = {(name, each): key.limits for name, tenant in tenants.items() for each, key in tenant.keys.items()}
+        return callers, {key_id: each for key_id, each in limits.items() if each != NO_LIMITS}
 
 
 def _read_file(path: Path) -> Mapping[str, _Tenant]:

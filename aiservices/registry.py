@@ -25,6 +25,7 @@ from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
 from aiservices.model import MemoryBudget, check_budget, gpu_memory
 from aiservices.outputs import OutputStore
+from aiservices.quotas import Quotas
 from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, ServiceConfig
@@ -58,6 +59,7 @@ class Registry:
         check_budget(config)
         self.config = config
         self.metrics = Metrics()
+        self.quotas = Quotas()
         self.broken_event = asyncio.Event()
         self.starting = True
         """Until the jobs of an earlier process are known again: so long nobody can be told which jobs there are."""
@@ -87,6 +89,7 @@ class Registry:
             budget=MemoryBudget(config.server.device_memory_gib),
             worker_id=_worker_id(),
             on_broken=self.broken_event.set,
+            quotas=self.quotas,
             journal=journal,
         )
         self.services: Mapping[str, Service] = {

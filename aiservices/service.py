@@ -28,6 +28,7 @@ from aiservices.metrics import Metrics
 from aiservices.model import LoadFailed, MemoryBudget, Model, ServiceState
 from aiservices.outputs import OutputStore
 from aiservices.pipeline import Pipeline, Tools
+from aiservices.quotas import Quotas
 from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
 from aiservices.storage import ModelStore
@@ -50,6 +51,7 @@ class Shared:
         budget: of each device's memory.
         worker_id: names this process in status objects.
         on_broken: told when a service's model is beyond repair.
+        quotas: of callers' keys.
         journal: keeps accepted jobs beyond the process; None: memory alone does.
     """
 
@@ -64,6 +66,7 @@ class Shared:
     budget: MemoryBudget
     worker_id: str
     on_broken: Callable[[], None]
+    quotas: Quotas
     journal: Journal | None = None
 
 
@@ -84,7 +87,7 @@ class Service:
         metrics = shared.metrics.service(config.name)
         self._webhooks, self._outputs, self._on_broken = shared.webhooks, shared.outputs, shared.on_broken
         self._records = JobRecords(shared.journal)
-        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id, self._records)
+        self._jobs = JobManager(config, metrics, shared.webhooks, shared.worker_id, self._records, shared.quotas)
         self._share = shared.budget.share(config.memory_gib, lambda: self._pipeline.idle_since, self._jobs.changed.set)
         self._model = Model(handler, config, shared.store, shared.load_slot, metrics, self._share)
         tools = Tools(fetcher=shared.fetcher, outputs=shared.outputs, pool=shared.pool, children=shared.children)
@@ -121,7 +124,7 @@ class Service:
     # What callers do
 
     def submit(self, request: JobRequest) -> Job:
-        """Accept a job; the request becomes the job's own.
+        """Accept a job; the request becomes its own.
 
         Raises:
             InvalidInput: naming the field.
@@ -226,10 +229,7 @@ class Service:
         self._jobs.refuse(job_ids, reason)
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse new jobs and let those that run end within ``grace_s``.
-
-        What is recorded and waits, or runs longer, is left to the next process; the rest ends with a reason.
-        """
+        """Refuse new jobs and let running ones end within ``grace_s``; recorded ones are left to the next process."""
         self.draining = True
         self._jobs.leave(running=False)
         with contextlib.suppress(TimeoutError):

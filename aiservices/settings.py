@@ -225,6 +225,9 @@ class ServiceConfig:
     max_attempts: Positive = setting(
         3, "attempts of a job that each ended with the process while it ran; then it is FAILED"
     )
+    max_retries: Count = setting(
+        20, "most times that a job is begun again, by its callers or because a process ended; then `retry` answers 409"
+    )
     prepare_timeout_s: PositiveSeconds = setting(120.0, "seconds for fetching and decoding one job's input")
     hang_s: PositiveSeconds = setting(
         60.0,

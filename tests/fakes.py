@@ -18,6 +18,7 @@ from aiservices.handler import BatchHandler, Context, Handler, MediaKind, StepHa
 from aiservices.metrics import Metrics
 from aiservices.model import MemoryBudget
 from aiservices.outputs import OutputStore
+from aiservices.quotas import Quotas
 from aiservices.sandbox import Children, Limits
 from aiservices.service import Service, Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
@@ -242,6 +243,7 @@ def make_shared(pool: Executor | None = None) -> Shared:
         budget=MemoryBudget({}),
         worker_id="worker",
         on_broken=lambda: None,
+        quotas=Quotas(),
     )
 
 

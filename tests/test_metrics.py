@@ -11,6 +11,7 @@ from aiservices.metrics import DeviceMemory, Metrics, watch_loop_lag
 SERIES = {
     ("aiservices_jobs_submitted_total", "counter", ("service",)),
     ("aiservices_jobs_total", "counter", ("reason", "service", "status")),
+    ("aiservices_key_jobs_total", "counter", ("key", "service", "status", "tenant")),
     ("aiservices_jobs_retried_total", "counter", ("service",)),
     ("aiservices_requests_total", "counter", ("operation", "status")),
     ("aiservices_request_seconds", "histogram", ("operation",)),
@@ -51,6 +52,7 @@ def with_everything() -> Metrics:
     echo.watch(lambda: 3, lambda: 2)
     echo.submitted()
     echo.ended("COMPLETED", "completed", 0.03, 1.5)
+    echo.ended_for("shop", "backend", "COMPLETED")
     echo.retried()
     echo.rows(4)
     echo.state("READY")

@@ -46,7 +46,8 @@ class Server:
 
     async def stop(self) -> int:
         """Ask it to end, as a supervisor does; return its exit status."""
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
         return await _ended(self.process)
 
     async def kill(self) -> None:
@@ -81,7 +82,7 @@ async def start(
     environ: Mapping[str, str] | None = None,
     log: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Server:
-    """Start a server and return once it takes jobs.
+    """Start a server and return once it takes jobs; settings in the environment do not reach it.
 
     Args:
         settings: its ``services.toml``, with ``port = 0``.
@@ -97,7 +98,7 @@ async def start(
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=log,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environ or {})},
+        env={**_environment(), "OMP_NUM_THREADS": "1", **(environ or {})},
     )
     assert process.stdout is not None
     try:
@@ -122,6 +123,10 @@ async def serving(settings: Path) -> AsyncIterator[Server]:
         assert status == 0, f"the server ended with status {status}"
     finally:
         await server.kill()
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("AISERVICES_")}
 
 
 async def _ended(process: asyncio.subprocess.Process) -> int:

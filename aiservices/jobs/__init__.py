@@ -6,7 +6,9 @@
 ``stream``         chunks that nobody has read yet
 ``output``         what a job made
 ``job``            one job, and its one way to end
-``queue``          the jobs that wait, in order
+``queue``          the jobs that wait, in order; keys take turns
+``admission``      who may join it
+``table``          every remembered job, by id and idempotency key
 ``records``        between jobs and the journal
 ``announcer``      makes an end known
 ``tracing``        spans of a job, where OpenTelemetry is there
@@ -19,7 +21,7 @@
 =================  ==================================================================================================
 """
 
-from aiservices.jobs.job import Job
+from aiservices.jobs.job import Job, Priority
 from aiservices.jobs.listing import DEFAULT_LIMIT, MAX_LIMIT, Page, Wanted, read_statuses
 from aiservices.jobs.manager import JobManager
 from aiservices.jobs.output import JobOutput, OutputFile
@@ -43,6 +45,7 @@ __all__ = [
     "JobStatus",
     "OutputFile",
     "Page",
+    "Priority",
     "Restorer",
     "Stage",
     "Wanted",

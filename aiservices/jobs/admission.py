@@ -6,6 +6,8 @@ from aiservices.errors import QueueFull
 from aiservices.jobs.job import Job
 from aiservices.jobs.queue import JobQueue
 from aiservices.jobs.rate import CompletionRate, bounded_s
+from aiservices.jobs.request import JobRequest
+from aiservices.quotas import Quotas
 from aiservices.settings import ServiceConfig
 
 ROOM_SHARE = 10
@@ -19,22 +21,25 @@ class Admission:
         config: the queue's bounds.
         queue: what waits already.
         rate: how fast it is worked off.
+        quotas: of the callers' keys.
     """
 
-    def __init__(self, config: ServiceConfig, queue: JobQueue, rate: CompletionRate) -> None:
+    def __init__(self, config: ServiceConfig, queue: JobQueue, rate: CompletionRate, quotas: Quotas) -> None:
         self._config = config
         self._queue = queue
         self._rate = rate
+        self._quotas = quotas
 
-    def check_room(self, input_bytes: int) -> None:
-        """Raise QueueFull if the queue's bound by count or bytes would be passed."""
+    def check_room(self, request: JobRequest) -> None:
+        """Raise QueueFull if the queue's bound by count or bytes, or a limit of the caller's key, would be passed."""
         config, queue = self._config, self._queue
         retry_after_s = self._rate.retry_after_s(max(1, len(queue) // ROOM_SHARE))
         if len(queue) >= config.queue_size:
             raise QueueFull(f"the queue is full ({config.queue_size} jobs)", retry_after_s)
         # One job always fits an empty queue: what it may weigh is the transport's bound.
-        if queue and queue.size_bytes + input_bytes > config.queue_bytes:
+        if queue and queue.size_bytes + request.input_bytes > config.queue_bytes:
             raise QueueFull(f"the queue is full ({config.queue_bytes} bytes of input)", retry_after_s)
+        self._quotas.check(request.caller)
 
     def check_wait(self, job: Job) -> None:
         """Raise QueueFull for a job that would time out in the queue, as far as was measured."""

@@ -35,6 +35,8 @@ class Announcer:
         execution_s = None if job.started_at is None else job.execution_s
         reason = job.reason or EndReason.COMPLETED
         self._metrics.ended(job.status, reason, job.delay_s, execution_s)
+        if job.request.caller.key:
+            self._metrics.ended_for(*job.request.caller.key_id, job.status)
         record_spans(job)
         log.info(
             "job.finished",

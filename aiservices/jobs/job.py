@@ -30,6 +30,8 @@ from aiservices.trace import Trace
 if TYPE_CHECKING:
     from aiservices.jobs.manager import JobManager
 
+Priority = tuple[int, int, int]
+
 
 @attrs.define(eq=False, kw_only=True)
 class Job:
@@ -37,7 +39,8 @@ class Job:
 
     Attributes:
         jobs: the manager that keeps it.
-        priority: order in the queue, smallest first: warm-ups, normal, low; in each the order of submission.
+        sequence: place in the order of submission, over all keys.
+        priority: order in the queue, smallest first: class (warm-ups, normal, low), turn of its key, sequence.
         created_at: when it was accepted, in seconds since the epoch.
         stage: where it is; only its manager moves it.
         attempt: 1, and one more for each retry; results of earlier attempts are refused by it.
@@ -60,7 +63,8 @@ class Job:
     jobs: JobManager = attrs.field(repr=False)
     request: JobRequest
     stream: StreamBuffer = attrs.field(repr=False)
-    priority: tuple[int, int]
+    sequence: int
+    priority: Priority = (0, 0, 0)
     submitted_at: float
     created_at: float = attrs.field(factory=time.time)
     stage: Stage = Stage.QUEUED

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from aiservices.callers import Caller
-from aiservices.errors import InvalidInput, JobNotFound, nearest
+from aiservices.errors import Conflict, InvalidInput, JobNotFound, nearest
 from aiservices.jobs.job import Job
 from aiservices.jobs.request import JobRequest
 from aiservices.jobs.status import JobStatus
@@ -92,9 +92,16 @@ class KnownJobs:
         except KeyError:
             raise JobNotFound(job_id) from None
 
-    def same(self, request: JobRequest) -> Job | None:
-        """Return the job of the same tenant with the same idempotency key, if there is one."""
-        return self._by_key.get((request.caller.tenant, request.idempotency_key or ""))
+    def same_request(self, request: JobRequest) -> Job | None:
+        """Return the job that an earlier request of the tenant with this idempotency key made, if there is one.
+
+        Raises:
+            Conflict: that was another request.
+        """
+        known = self._by_key.get((request.caller.tenant, request.idempotency_key or ""))
+        if known is not None and known.request.fingerprint != request.fingerprint:
+            raise Conflict("this idempotency key was used with another request")
+        return known
 
     def add(self, job: Job) -> None:
         """Know a job, of whatever age."""
@@ -142,7 +149,7 @@ class KnownJobs:
 
 
 def _sequence(job: Job) -> int:
-    return job.priority[1]
+    return job.sequence
 
 
 def _place(jobs: Sequence[Job], job: Job) -> int:

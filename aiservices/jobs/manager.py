@@ -22,6 +22,7 @@ from aiservices.jobs.retention import Retention
 from aiservices.jobs.status import ENDED, RETRYABLE, EndReason, JobStatus, Stage
 from aiservices.jobs.stream import StreamBuffer
 from aiservices.metrics import ServiceMetrics
+from aiservices.quotas import Quotas
 from aiservices.settings import ServiceConfig
 from aiservices.timers import Timers
 from aiservices.webhooks import WebhookSender
@@ -36,6 +37,7 @@ class JobManager:
         webhooks: tells callers' servers of an end.
         worker_id: names this process in status objects.
         records: told what happens to each job.
+        quotas: of the callers' keys, over all services.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class JobManager:
         webhooks: WebhookSender,
         worker_id: str,
         records: JobRecords,
+        quotas: Quotas,
     ) -> None:
         self.config = config
         self.service = config.name
@@ -61,10 +64,12 @@ class JobManager:
         metrics.watch(lambda: self.waiting_count, lambda: self.running_count)
         self.announcer = Announcer(metrics, webhooks, records)
         self._known = KnownJobs()
+        self._quotas = quotas
+        quotas.when_room(self.changed.set)
         self._counts: dict[Stage, int] = dict.fromkeys(Stage, 0)
-        self._queue = JobQueue()
+        self._queue = JobQueue(max(config.prefetch, config.max_batch_size))
         self._rate = CompletionRate()
-        self._admission = Admission(config, self._queue, self._rate)
+        self._admission = Admission(config, self._queue, self._rate, quotas)
         self._retention = Retention(config, self.timers, self._forget)
         self._sequence = 0
         self._interrupted = False
@@ -105,26 +110,24 @@ class JobManager:
             model_ready: whether the model works, so that what was measured tells how long the job would wait.
 
         Raises:
-            QueueFull: the queue's bound by count or bytes would be passed, or it would outlive its time to live there.
+            QueueFull: a bound of the queue, a limit of the caller's key or its time to live there would be passed.
             Conflict: the idempotency key was used with another request.
             Unavailable: it cannot be recorded now.
         """
-        known = self._known.same(request)
-        if known is not None:
-            if known.request.fingerprint != request.fingerprint:
-                raise Conflict("this idempotency key was used with another request")
+        if (known := self._known.same_request(request)) is not None:
             return known
-        self._admission.check_room(request.input_bytes)
+        self._admission.check_room(request)
         self._sequence += 1
         job = Job(
             id=new_id(),
             jobs=self,
             request=request,
             stream=StreamBuffer(request.stream_bytes or self.config.stream_buffer_bytes),
-            priority=(request.queue_class, self._sequence),
+            sequence=self._sequence,
             submitted_at=self.now(),
         )
         if model_ready and not request.is_warmup:
+            self._queue.rank(job)
             self._admission.check_wait(job)
         self.records.accepted(job, raw)
         self._add(job)
@@ -133,7 +136,7 @@ class JobManager:
 
     def restore(self, job: Job) -> None:
         """Go on with a job of an earlier process; those that ended come in the order of their ends."""
-        self._sequence = max(self._sequence, job.priority[1])
+        self._sequence = max(self._sequence, job.sequence)
         self._add(job)
         (self._retention.add if job.ended else self._enqueue)(job)
 
@@ -146,11 +149,7 @@ class JobManager:
             self._forget(job)
 
     def get(self, job_id: str) -> Job:
-        """Return a remembered job.
-
-        Raises:
-            JobNotFound: it never was, or has been forgotten.
-        """
+        """Return a remembered job. Raises JobNotFound for one that never was, or has been forgotten."""
         return self._known.get(job_id)
 
     def page(self, caller: Caller, wanted: Wanted) -> Page:
@@ -163,14 +162,16 @@ class JobManager:
         Raises:
             JobNotFound: it has been forgotten.
             Conflict: it is in another state.
-            QueueFull: there is no room.
+            QueueFull: there is no room, or a limit of its key would be passed.
         """
         job = self.get(job_id)
         if job.status not in RETRYABLE:
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {job.status.value}")
         if job.request.input is None:
             raise Conflict("its input does not fit any more, or could not be read back")
-        self._admission.check_room(job.request.input_bytes)
+        if job.attempt > self.config.max_retries:
+            raise Conflict(f"it was begun {job.attempt} times; the most is {self.config.max_retries} after the first")
+        self._admission.check_room(job.request)
         self._retention.take_back(job)
         job.begin_again()
         self.move(job, Stage.QUEUED)
@@ -207,18 +208,21 @@ class JobManager:
 
     def next_queued(self) -> Job | None:
         """The job that is to be prepared next."""
-        return self._queue.first_queued()
+        return self._queue.first_queued(self._quotas.may_begin)
 
     def move(self, job: Job, stage: Stage) -> None:
         """Note where a job is now."""
-        self._counts[job.stage] -= 1
+        before = job.stage
+        self._counts[before] -= 1
         self._counts[stage] += 1
         job.enter(stage)
+        waiting, running = stage.waits - before.waits, stage.busy - before.busy
+        self._quotas.count(job.request.caller, waiting=waiting, running=running)
 
     def start(self, job: Job) -> None:
         """The model takes a job; its execution time begins to count."""
         assert job.stage.waits, job.stage
-        self._queue.remove(job)
+        self._queue.take(job)
         job.started_at = self.now()
         self.records.started(job)
         if self.running_count == 0:
@@ -279,11 +283,10 @@ class JobManager:
     def _live(self) -> Iterator[Job]:
         return (job for job in self._known if not job.stage.over)
 
-    # The queue
-
     def _add(self, job: Job) -> None:
         self._known.add(job)
         self._counts[job.stage] += 1
+        self._quotas.count(job.request.caller, waiting=int(job.stage.waits), running=0)
 
     def _enqueue(self, job: Job) -> None:
         self._queue.add(job)

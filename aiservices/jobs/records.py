@@ -106,7 +106,7 @@ class JobRecords:
         accepted = Accepted(
             job_id=job.id,
             service=job.service,
-            sequence=job.priority[1],
+            sequence=job.sequence,
             at=job.created_at,
             request={"input": raw, **kept},
             secret=secret,
@@ -203,7 +203,7 @@ class JobRecords:
             jobs=jobs,
             request=request,
             stream=StreamBuffer(request.stream_bytes or jobs.config.stream_buffer_bytes),
-            priority=(request.queue_class, record.sequence),
+            sequence=record.sequence,
             submitted_at=self._loop_time(record.queued_at, jobs),
             created_at=record.accepted_at,
             stage=_STAGES[record.state],

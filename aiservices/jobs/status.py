@@ -61,6 +61,7 @@ class Stage(Enum):
     Attributes:
         status: what callers see.
         waits: whether the model has not taken the job yet.
+        busy: whether it is worked on: being prepared, on the model, or being finished.
         ended: whether the job is over.
         over: whether nothing more happens to it in this process: it ended, or the next one goes on with it.
     """
@@ -87,3 +88,4 @@ class Stage(Enum):
         self.waits = status is JobStatus.IN_QUEUE and not leaves
         self.ended = status in ENDED
         self.over = self.ended or leaves
+        self.busy = not self.over and label != "queued"

@@ -31,6 +31,12 @@ class Series:
             [*service, "status", "reason"],
             registry=registry,
         )
+        self.ended_by_key = Counter(
+            "aiservices_key_jobs",
+            "Jobs ended, by the key that they came with.",
+            [*service, "tenant", "key", "status"],
+            registry=registry,
+        )
         self.retried = Counter("aiservices_jobs_retried", "Retries accepted.", service, registry=registry)
         self.delay = Histogram(
             "aiservices_job_delay_seconds",
@@ -121,6 +127,10 @@ class ServiceMetrics:
         self._delay.observe(delay_s)
         if execution_s is not None:
             self._execution.observe(execution_s)
+
+    def ended_for(self, tenant: str, key: str, status: str) -> None:
+        """Count an ended job for the key that it came with; there are as many as the file of keys names."""
+        self._series.ended_by_key.labels(self._name, tenant, key, status).inc()
 
     def retried(self) -> None:
         """Count an accepted retry."""

@@ -23,7 +23,7 @@ import msgspec
 
 from aiservices.errors import JobFailed, contained
 from aiservices.handler import Handler, Task
-from aiservices.jobs import Destination, EndReason, Job, JobManager, JobOutput, Stage
+from aiservices.jobs import Destination, EndReason, Job, JobManager, JobOutput, Priority, Stage
 from aiservices.metrics import ServiceMetrics
 from aiservices.model import ModelThread
 from aiservices.outputs import Packed
@@ -75,7 +75,7 @@ class Pipeline:
         self._prepares = type(handler).preprocess is not Handler.preprocess
         self._shapes = type(handler).postprocess is not Handler.postprocess
         self._prefetch = max(config.prefetch, config.max_batch_size)  # or no batch could ever fill
-        self._ready: list[tuple[tuple[int, int], Row]] = []
+        self._ready: list[tuple[Priority, Row]] = []
         """Rows that may join the model: a heap by priority, which no two share."""
         self._at_work: set[Row] = set()
         """Rows that are being prepared or finished."""

@@ -77,6 +77,22 @@ async def test_a_failed_job_can_be_retried_and_a_completed_one_cannot() -> None:
             service.retry(job.id, ANYONE)
 
 
+async def test_a_job_is_begun_again_so_often_and_no_more() -> None:
+    class Failing(Upper):
+        def predict(self, tasks: Sequence[Task[TextInput]]) -> list[TextOutput | Exception]:
+            return [JobFailed("no") for _ in tasks]
+
+    async with running(Failing(), max_retries=2) as service:
+        job = ask(service, "a")
+        for _ in range(2):
+            await ended(service, job)
+            service.retry(job.id, ANYONE)
+        await ended(service, job)
+        with pytest.raises(Conflict, match="begun 3 times; the most is 2 after the first"):
+            service.retry(job.id, ANYONE)
+        assert job.status_object()["retries"] == 2
+
+
 async def test_one_idempotency_key_brings_one_job() -> None:
     async with running(Upper()) as service:
 

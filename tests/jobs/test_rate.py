@@ -8,6 +8,7 @@ import pytest
 from aiservices.errors import QueueFull
 from aiservices.jobs import EndReason, Job, JobManager, JobRecords, JobRequest, Stage, fingerprint
 from aiservices.jobs.rate import WINDOW_JOBS, CompletionRate
+from aiservices.quotas import Quotas
 from aiservices.settings import ServiceConfig
 from tests.fakes import make_shared
 from tests.turned_loop import TurnedLoop
@@ -24,7 +25,7 @@ def loop() -> Iterator[TurnedLoop]:
 def jobs() -> JobManager:
     shared = make_shared()
     config = ServiceConfig(name="fake", handler="tests.fakes:Upper", queue_size=20)
-    return JobManager(config, shared.metrics.service("fake"), shared.webhooks, "worker", JobRecords(None))
+    return JobManager(config, shared.metrics.service("fake"), shared.webhooks, "worker", JobRecords(None), Quotas())
 
 
 class Machine:

@@ -20,6 +20,9 @@ port = 0
 profile = "bucket"
 model_dir = "{folder}"
 
+[journal]
+path = "off"
+
 [s3]
 endpoint_url = "{url}"
 region = "us-east-1"

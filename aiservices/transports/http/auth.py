@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 from aiservices.callers import ANYONE, NOBODY, Caller
 from aiservices.keys import KeyRing
 from aiservices.transports.http.errors import Forbidden, Unauthorized
-from aiservices.transports.http.lookup import CALLER
+from aiservices.transports.http.lookup import CALLER, REGISTRY
 from aiservices.transports.http.process import ENDPOINTS
 
 KEYS = web.AppKey("keys", KeyRing)
@@ -40,8 +40,14 @@ async def check_access(request: web.Request, handler: Handler) -> web.StreamResp
 
 async def watch_keys(app: web.Application) -> AsyncIterator[None]:
     """Read the keys, and follow their file as long as the application lives."""
-    await asyncio.to_thread(app[KEYS].read)
-    watch = asyncio.get_running_loop().create_task(app[KEYS].watch())
+    keys, quotas = app[KEYS], app[REGISTRY].quotas
+
+    def set_limits() -> None:
+        quotas.set_limits(keys.limits)
+
+    await asyncio.to_thread(keys.read)
+    set_limits()
+    watch = asyncio.get_running_loop().create_task(keys.watch(set_limits))
     yield
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)

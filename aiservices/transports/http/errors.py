@@ -102,6 +102,7 @@ STATUS: Mapping[str, int] = {
     "unsupported_body": 415,
     "misdirected": 421,
     "queue_full": 429,
+    "limit_reached": 429,
     "caller_gone": CLIENT_GONE,
     "too_many_answers": 503,
     "too_many_bodies": 503,

@@ -33,7 +33,7 @@ _ERRORS: Mapping[int, tuple[str, Json]] = {
     ),
     413: ("The body is too large.", {"status": "FAILED", "error": "the body is larger than 10485760 bytes"}),
     415: ("The body is compressed.", {"status": "FAILED", "error": "compressed bodies are not taken"}),
-    429: ("The queue is full.", {"status": "FAILED", "error": "the queue is full"}),
+    429: ("The queue is full, or the key has what it may have.", {"status": "FAILED", "error": "the queue is full"}),
     500: ("An error of the server's own; its log says more.", {"error": "internal error", "requestId": "4f0c"}),
     503: ("The service takes no jobs now.", {"status": "FAILED", "error": "the server is shutting down"}),
 }

@@ -38,6 +38,9 @@ port = 0
 profile = "test"
 max_bodies_bytes = {BOUND_BYTES}
 
+[journal]
+path = "off"
+
 [services.speak]
 handler = "tests.transports.http.test_memory_bounds:Hum"
 device = "cpu"
