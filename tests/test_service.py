@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from aiservices.callers import Caller
 from aiservices.errors import InvalidInput, Unavailable
-from aiservices.jobs import JobRequest
-from tests.fakes import Gated, Upper
+from aiservices.jobs import JobRequest, JobStatus
+from tests.fakes import Counting, Gated, Upper
 from tests.running import LIMIT_S, ask, ended, output, running, until
 
 
@@ -68,3 +69,15 @@ async def test_input_that_does_not_fit_is_refused_before_it_is_a_job(given: dict
 async def test_null_counts_as_absent_where_there_is_a_default() -> None:
     async with running(Upper()) as service:
         assert await ended(service, ask(service, "a", count=None)) == ["COMPLETED"]
+
+
+async def test_what_a_key_had_done_counts_when_another_comes() -> None:
+    shop, rival = Caller(tenant="shop", key="backend"), Caller(tenant="rival", key="one")
+    handler = Counting(free_running=False)
+    async with running(handler, max_batch_size=1, prefetch=1) as service:
+        jobs = [service.submit(JobRequest(input={"text": "mug", "count": 1}, caller=shop)) for _ in range(10)]
+        handler.turn.release(3)
+        await ended(service, *jobs[:3])
+        await until(lambda: jobs[3].status is JobStatus.IN_PROGRESS)
+        late = [service.submit(JobRequest(input={"text": "mug", "count": 1}, caller=rival)) for _ in range(3)]
+        assert [service.status(job)["queuePosition"] for job in late] == [2, 4, 6]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from aiservices.callers import ANYONE, Caller
 from aiservices.errors import Conflict, JobNotFound, Unavailable
 from aiservices.jobs import Destination, EndReason, JobRequest, fingerprint
 from aiservices.journal import JobRecord, Journal, read_offline
+from aiservices.journal.store import Store
 from aiservices.registry import Registry
 from aiservices.settings import Config, ServerConfig, ServiceConfig
 from aiservices.trace import Trace
 from aiservices.webhooks import Poster
-from tests.fakes import Gated
+from tests.fakes import Gated, Upper
 from tests.running import LIMIT_S, ask, output, until
 from tests.test_spans import CALLERS, provide
 
@@ -85,6 +87,31 @@ async def test_after_a_crash_what_waited_and_what_ran_is_done_in_order(tmp_path:
         assert [output(job) for job in revived] == [{"text": "A"}, {"text": "B"}, {"text": "C"}]
         assert [job.attempt for job in revived] == [2, 1, 1]
         assert gated(second).batches == [["a"], ["b"], ["c"]]
+
+
+async def test_a_job_that_may_have_killed_a_process_is_known_to_be_begun_before_the_model_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.db"
+    async with process(path, crash=True) as first:
+        job = ask(first.get("fake"), "a")
+        await until(gated(first).entered.is_set)
+    begun, too_early, commit = threading.Event(), [], Store.commit
+
+    def predict(self: Gated, tasks: Sequence[Any]) -> Any:
+        begun.set()
+        return Upper.predict(self, tasks)
+
+    def slow_commit(self: Store, changes: Mapping[str, Any]) -> None:
+        too_early.append(begun.wait(0.2))  # by then a model that nothing holds back has the job
+        commit(self, changes)
+
+    monkeypatch.setattr(Gated, "predict", predict)
+    monkeypatch.setattr(Store, "commit", slow_commit)
+    async with process(path) as second:
+        revived = second.get("fake").get(job.id, ANYONE)
+        await revived.wait_end(LIMIT_S)
+        assert (output(revived), too_early[0]) == ({"text": "A"}, False)
 
 
 async def test_a_result_can_be_asked_for_after_a_crash(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def test_jobs_above_what_a_key_may_have_running_wait_over_all_services(
     assert shown["status"] == "IN_QUEUE"
     handler_of(client, Gated).gate.set()
     assert (await ask(client, f"/gated/status-sync/{first['id']}", method="GET"))["status"] == "COMPLETED"
-    assert (await ask(client, f"/counting/status-sync/{second['id']}", method="GET"))["status"] == "COMPLETED"
+    assert (await ask(client, f"/counting/status-sync/{second['id']}?wait=5000", method="GET"))["status"] == "COMPLETED"
 
 
 async def test_limits_follow_the_file(
@@ -84,7 +84,8 @@ async def test_limits_follow_the_file(
     keys(tmp_path / "keys.toml", "operator = false")
     ring = client.app[KEYS]
     await until(lambda: not ring.limits)
-    assert (await ask(client, f"/counting/status-sync/{waiting['id']}", method="GET"))["status"] == "COMPLETED"
+    ended = await ask(client, f"/counting/status-sync/{waiting['id']}?wait=5000", method="GET")
+    assert ended["status"] == "COMPLETED"
     handler_of(client, Gated).gate.set()
 
 
