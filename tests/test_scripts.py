@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("install", "serve", "test", "lint", "bench", "settings-table")
+SCRIPTS = ("audit", "install", "serve", "test", "lint", "bench", "prove", "settings-table")
 
 
 def load_installing() -> ModuleType:
