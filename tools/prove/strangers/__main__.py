@@ -24,6 +24,7 @@ from aiservices.fetch import Fetcher
 from aiservices.jobs import Destination, OutputFile
 from aiservices.outputs.callers import CallersBuckets
 from aiservices.settings import FetchConfig, OutputsConfig
+from tools.prove.strangers.compare import compare
 from tools.prove.strangers.corpus import NAMES, hostile_urls
 from tools.prove.strangers.hosts import BEHAVIOURS, PUBLIC, Names, canary, hostile_server
 
@@ -142,7 +143,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/prove strangers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--urls", type=int, default=10_000, help="at most so many hostile URLs, for a short form")
     parser.add_argument("--answers", type=int, default=len(BEHAVIOURS), help="at most so many kinds of hostile answers")
+    parser.add_argument("--others", action="store_true", help="what guards from PyPI do with the URLs, for comparison")
     given = parser.parse_args(arguments)
+    if given.others:
+        compare()
+        return 0
     with capture_logs():
         breaches = asyncio.run(prove(given.urls, given.answers))
     print("held" if not breaches else f"{breaches} breaches")
