@@ -36,7 +36,10 @@ JOBS_PER_S = 150
 """About; tells how often there has to be a job that kills, for POISON_EVERY_KILLS."""
 
 END_LIMIT_S = 60.0
-"""For everything to end once nobody kills the server any more."""
+"""For one more job to end, or one more webhook to arrive, once nobody kills the server any more."""
+
+LOOKS = 500
+"""At jobs that have not ended, the oldest first, before the server is asked about those again."""
 
 SETTINGS = """
 [server]
@@ -187,14 +190,21 @@ class Proof:
         """Let the callers leave, everything end and every webhook go out; return the running server."""
         callers.leaving = True
         await asyncio.gather(*tasks)
-        deadline = time.monotonic() + END_LIMIT_S
-        waiting = {job.job_id for job in self.history.accepted}
+        waiting = dict.fromkeys(job.job_id for job in self.history.accepted)
         server = await self._begin_alive(settings)
-        while time.monotonic() < deadline and (waiting or Checker(self.history, MAX_ATTEMPTS).missing_webhooks()):
+        left, deadline = 0, 0.0
+        while waiting or (missing := Checker(self.history, MAX_ATTEMPTS).missing_webhooks()):
+            count = len(waiting) or -len(missing)  # first jobs, then webhooks
+            if count != left:
+                left, deadline = count, time.monotonic() + END_LIMIT_S
+            elif time.monotonic() > deadline:
+                break
             if server.process.returncode is not None:  # by one of its jobs
                 self._count(server.process.returncode, "")
                 server = await self._begin_alive(settings)
-            waiting = {job_id for job_id in waiting if not await self._is_settled(callers, job_id)}
+            for job_id in [*waiting][:LOOKS]:
+                if await self._is_settled(callers, job_id):
+                    del waiting[job_id]
             await asyncio.sleep(0.2)
         return server
 
