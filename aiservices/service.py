@@ -152,7 +152,7 @@ class Service:
         return job
 
     def page(self, caller: Caller, wanted: Wanted) -> Page:
-        """Find jobs that the caller may see, the newest first. Raises InvalidInput, naming ``before``."""
+        """Find jobs that the caller may see, the newest first. Raises JobNotFound for ``before``."""
         return self._jobs.page(caller, wanted)
 
     def cancel(self, job_id: str, caller: Caller) -> Job:

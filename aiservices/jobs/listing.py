@@ -129,7 +129,7 @@ class KnownJobs:
         """Find jobs that the caller may see, the newest first.
 
         Raises:
-            InvalidInput: it may see no job that ``before`` names.
+            JobNotFound: it may see no job that ``before`` names.
         """
         jobs = self._by_age if caller.operator else self._of_tenant.get(caller.tenant, [])
         end = len(jobs) if wanted.before is None else _place(jobs, self._edge(caller, wanted.before))
@@ -144,7 +144,7 @@ class KnownJobs:
     def _edge(self, caller: Caller, job_id: str) -> Job:
         job = self._by_id.get(job_id)
         if job is None or not caller.may_see(job.request.caller):
-            raise InvalidInput("before", "no such job, or it is forgotten; without it the list begins with the newest")
+            raise JobNotFound(job_id)
         return job
 
 

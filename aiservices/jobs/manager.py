@@ -153,7 +153,7 @@ class JobManager:
         return self._known.get(job_id)
 
     def page(self, caller: Caller, wanted: Wanted) -> Page:
-        """Find jobs that the caller may see, the newest first. Raises InvalidInput, naming ``before``."""
+        """Find jobs that the caller may see, the newest first. Raises JobNotFound for ``before``."""
         return self._known.page(caller, wanted)
 
     def retry(self, job_id: str) -> Job:

@@ -17,7 +17,7 @@ _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _HOST = rf"(({_LABEL}\.)*[A-Za-z]([A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?|{_OCTET}(\.{_OCTET}){{3}}|\[[0-9A-Fa-f:.]+\])"
 _PORT = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
-_URL_PATTERN = rf"^[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(:{_PORT})?(/[A-Za-z0-9._~/-]*)?$"
+_URL_PATTERN = rf"^[Hh][Tt][Tt][Pp][Ss]?://(?![A-Za-z0-9._-]{{254}}){_HOST}(:{_PORT})?(/[A-Za-z0-9._~/-]*)?$"
 """Told to callers only: what is checked, and more, is the URL's address where it is asked."""
 
 

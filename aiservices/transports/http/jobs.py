@@ -142,7 +142,7 @@ OPERATIONS = (
     Operation("cancel", ("POST",), "/cancel/{job_id}", cancel, "Cancelled"),
     Operation("retry", ("POST",), "/retry/{job_id}", retry, "Accepted", errors=(409, 429)),
     Operation("purge-queue", ("POST",), "/purge-queue", purge_queue, "Purged"),
-    Operation("jobs", ("GET",), "/jobs", list_jobs, "Jobs", lists=True, errors=(400,)),
+    Operation("jobs", ("GET",), "/jobs", list_jobs, "Jobs", lists=True, errors=(400, 404)),
     Operation("health", ("GET",), "/health", health, "Health"),
     Operation("voices", ("GET",), "/voices", voices, "Voices"),
 )

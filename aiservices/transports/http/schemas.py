@@ -28,11 +28,24 @@ def schemas(services: Sequence[Service]) -> Json:
     common = {"policy": _or_null(refs[-2]), "s3Config": _or_null(refs[-1])}
     named: Json = {**components, **_COMMON_SCHEMAS}
     for service, given, made in zip(services, refs[0::2], refs[1::2], strict=False):
-        components[_name(given)]["additionalProperties"] = False
+        _close(components[_name(given)])
         named[f"{service.name}.Run"] = _run_schema(given, common, example(given, components))
         named[f"{service.name}.Job"] = _job_schema(made, example(made, components))
         _allow_urls(service, components[_name(made)])
     return named
+
+
+def _close(given: Json) -> None:
+    """No other fields than these; each that may be left out may be ``null`` as well."""
+    given["additionalProperties"] = False
+    for name in given["properties"].keys() - set(given.get("required", ())):
+        given["properties"][name] = _nullable(given["properties"][name])
+
+
+def _nullable(field: Json) -> Json:
+    own = {name: field[name] for name in ("title", "description", "default", "examples") if name in field}
+    kinds = field["anyOf"] if "anyOf" in field else [{name: field[name] for name in field.keys() - own.keys()}]
+    return {**own, "anyOf": kinds if {"type": "null"} in kinds else [*kinds, {"type": "null"}]}
 
 
 def _allow_urls(service: Service, made: Json) -> None:

@@ -158,8 +158,30 @@ async def test_null_is_described_where_it_is_taken(aiohttp_client: MakeClient, a
     assert answer.status == 200
 
 
+async def test_an_input_that_may_be_left_out_may_be_null(aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(make_app(Counting))
+    schema = (await document_of(client))["components"]["schemas"]["TextInput"]
+    optional = schema["properties"].keys() - set(schema["required"])
+    assert optional
+    for name in optional:
+        assert {"type": "null"} in schema["properties"][name]["anyOf"]
+        answer = await client.post("/v2/counting/run", json={"input": {"text": "mug", name: None}})
+        assert answer.status == 200
+    (number,) = (kind for kind in schema["properties"]["count"]["anyOf"] if kind != {"type": "null"})
+    assert number["type"] == "integer"
+
+
 @pytest.mark.parametrize(
-    "url", ["0", "ftp://a.test", "https://", "https://300.1.1.1.1", "https://a b", f"https://{'0' * 64}.a"]
+    "url",
+    [
+        "0",
+        "ftp://a.test",
+        "https://",
+        "https://300.1.1.1.1",
+        "https://a b",
+        f"https://{'0' * 64}.a",
+        f"https://{'a.' * 126}aa",
+    ],
 )
 async def test_a_store_that_is_no_url_fits_neither_the_document_nor_the_server(
     aiohttp_client: MakeClient, url: str
