@@ -43,7 +43,7 @@ def _close(given: Json) -> None:
 
 
 def _nullable(field: Json) -> Json:
-    own = {name: field[name] for name in ("title", "description", "default", "examples") if name in field}
+    own: Json = {name: field[name] for name in ("title", "description", "default", "examples") if name in field}
     kinds = field["anyOf"] if "anyOf" in field else [{name: field[name] for name in field.keys() - own.keys()}]
     return {**own, "anyOf": kinds if {"type": "null"} in kinds else [*kinds, {"type": "null"}]}
 

@@ -109,6 +109,12 @@ def _foreign_output(history: History) -> None:
     history.sights[1] = sight("j1", 5, completed("j1", "t9", 3 * SECOND))
 
 
+def _no_output(history: History) -> None:
+    shown = completed("j1", "t1", 3 * SECOND)
+    del shown["output"]
+    history.sights[1] = sight("j1", 5, shown)
+
+
 def _no_run(history: History) -> None:
     history.runs["t1"] = [2 * SECOND]
 
@@ -155,6 +161,7 @@ def _again_and_again(history: History) -> None:
         (_lost_cancel, "a cancellation that had been answered was lost"),
         (_run_too_often, "ran 3 times in 1 attempts"),
         (_foreign_output, "an output that is not its own"),
+        (_no_output, "has no output any more"),
         (_no_run, "the output of a run that was none"),
         (_foreign_reason, "failed for no reason of its own"),
         (_swapped, "ran after one that was submitted after its acceptance"),

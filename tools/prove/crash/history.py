@@ -194,7 +194,9 @@ class Checker:
         if last is None or last.shown is None:
             return
         status, error, wish = last.shown["status"], str(last.shown.get("error", "")), job.wish
-        if status == "COMPLETED":
+        if status == "COMPLETED" and "output" not in last.shown:
+            yield "has no output any more"
+        elif status == "COMPLETED":
             output = last.shown["output"]
             made = filler(wish.token, output["began_ns"], wish.input.get("size", 0))
             if wish.input["outcome"] != "ok" or output["token"] != wish.token or output["filler"] != made:
