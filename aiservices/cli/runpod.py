@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from aiservices.cli import Exit
+from aiservices.cli.allocator import limit_arenas
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.logs import configure_logging, get_logger
@@ -33,6 +34,7 @@ log = get_logger(__name__)
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     """Load the models, then take jobs from RunPod until told to stop."""
+    limit_arenas(environ)
     if missing := [name for name in _NEEDED if not environ.get(name)]:
         raise ConfigError(
             f"environment: {missing[0]} is not set, so this is no RunPod serverless worker; use 'serve' elsewhere"

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aiservices import __version__, loops
 from aiservices.cli import Exit, leaving
+from aiservices.cli.allocator import limit_arenas
 from aiservices.cli.settings import read_settings, server_url
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.journal import Journal
@@ -37,6 +38,7 @@ log = get_logger(__name__)
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
     """Serve until told to stop."""
+    limit_arenas(environ)
     config = read_settings(options, environ)
     ports = read_ports(environ)
     if "PORT" in ports and options.port is None and not environ.get("AISERVICES_PORT"):
