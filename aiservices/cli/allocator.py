@@ -6,8 +6,8 @@ import ctypes
 from collections.abc import Mapping
 
 MAX_ARENAS = 2
-"""glibc's way is several for each core: then what threads free lies scattered, and a server whose Python objects stay the
-same grew by 7 % over 180 000 jobs (``docs/reliability.md``)."""
+"""glibc's way is several for each core: then what threads free lies scattered, and a server whose Python objects stay
+the same grew by 7 % over 180 000 jobs (``docs/reliability.md``)."""
 
 _M_ARENA_MAX = -8  # of mallopt(3)
 
