@@ -185,6 +185,10 @@ class Checker:
         if len(ends) > 1 and not any(asked.what == "retry" for asked in self._asked[job.job_id]):
             yield f"ended in attempts {sorted(ends)}, and nobody had asked for a retry"
 
+    def _retries_after(self, job: Accepted, end: Sight) -> int:
+        """How often a retry was asked for once an end had been seen; what came of it may be forgotten unseen."""
+        return sum(asked.what == "retry" and asked.answered_ns > end.sent_ns for asked in self._asked[job.job_id])
+
     def _retried(self, job: Accepted, before_ns: int) -> bool:
         return any(asked.what == "retry" and asked.sent_ns < before_ns for asked in self._asked[job.job_id])
 
@@ -229,7 +233,8 @@ class Checker:
     def _run(self, job: Accepted) -> Iterator[str]:
         """It runs at most once for each attempt, and once more where a kill came before a start was written."""
         runs, last = sorted(self._history.runs[job.wish.token]), self._last_end(job)
-        if last is not None and len(runs) > last.attempt + 1:
+        unseen = 0 if last is None else self._retries_after(job, last)
+        if last is not None and len(runs) > last.attempt + unseen + 1:
             yield f"ran {len(runs)} times in {last.attempt} attempts"
         first = next((sight for sight in self._sights[job.job_id] if sight.end), None)
         if first is not None and runs and runs[-1] > first.answered_ns and not self._retried(job, runs[-1]):
@@ -276,11 +281,13 @@ class Checker:
         yield from self.missing_webhooks()
 
     def missing_webhooks(self) -> list[str]:
-        """Ends that no webhook told of."""
+        """Ends that no webhook told of, unless a retry took the place of the end before it arrived."""
         delivered = {(each.body["id"], end_of(each.body)) for each in self._history.deliveries}
         missing = []
         for job in self._jobs.values():
             last = self._last_end(job)
-            if job.wish.webhook and last is not None and (job.job_id, last.end) not in delivered:
+            if not job.wish.webhook or last is None or self._retries_after(job, last):
+                continue
+            if (job.job_id, last.end) not in delivered:
                 missing.append(f"{job.job_id}: no webhook told of its end")
         return missing
