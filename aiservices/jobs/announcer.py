@@ -13,6 +13,9 @@ from aiservices.logs import get_logger
 from aiservices.metrics import ServiceMetrics
 from aiservices.webhooks import WebhookSender
 
+LOOK_FOR_ROOM_S = 5.0
+"""How often a webhook that had no room is tried again."""
+
 log = get_logger(__name__)
 
 
@@ -51,18 +54,30 @@ class Announcer:
             self._records.when_written(job, partial(self.send_webhook, job, job.attempt))
 
     def send_webhook(self, job: Job, attempt: int) -> None:
-        """Send the end of an attempt, unless the job was taken back or lives again meanwhile."""
-        url = job.request.webhook
+        """Send the end of an attempt, unless the job was taken back or lives again meanwhile.
+
+        Where too many are pending, that of a recorded job waits for room, for as long as the job is remembered.
+        """
+        url, tenant = job.request.webhook, job.request.caller.tenant
         if url is None or job.refused is not None or not job.ended or job.attempt != attempt:
+            return
+        size_bytes = job.output.size_bytes if job.output is not None else 0
+        if job.recorded and not self._webhooks.has_room(url, size_bytes, tenant):
+            job.jobs.timers.call_later(LOOK_FOR_ROOM_S, self._send_postponed, (job, attempt))
             return
         self._webhooks.send(
             url,
             partial(encode_status, job.status_object(), job.output),
-            job.output.size_bytes if job.output is not None else 0,
+            size_bytes,
             service=job.service,
             job_id=job.id,
             attempt=attempt,
-            tenant=job.request.caller.tenant,
+            tenant=tenant,
             trace=job.trace,
             on_settled=partial(self._records.delivered, job, attempt),
         )
+
+    def _send_postponed(self, postponed: tuple[Job, int]) -> None:
+        job, attempt = postponed
+        if not job.forgotten:
+            self.send_webhook(job, attempt)

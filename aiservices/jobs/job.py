@@ -53,6 +53,7 @@ class Job:
         restored: whether it comes from an earlier process.
         memory_only: whether it could not be recorded although there is a journal.
         position: of its acceptance, end or retry in the journal, whichever came last.
+        forgotten: whether nobody can ask for it any more.
         refused: why its acceptance could not be recorded; it was taken back then.
         timer: of the time to live, then of the time limit; None once it has ended.
         batch_size: rows that were in the model with it in its last step, itself included; None if it never got there.
@@ -82,6 +83,7 @@ class Job:
     restored: bool = False
     memory_only: bool = False
     position: int = 0
+    forgotten: bool = False
     refused: str | None = None
     _has_ended: Signal = attrs.field(factory=Signal, repr=False, init=False)
     _has_news: Signal = attrs.field(factory=Signal, repr=False, init=False)

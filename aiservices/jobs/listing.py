@@ -114,6 +114,7 @@ class KnownJobs:
 
     def forget(self, job: Job) -> None:
         """Know a job no longer."""
+        job.forgotten = True
         tenant = job.request.caller.tenant
         del self._by_id[job.id]
         if job.request.idempotency_key is not None:

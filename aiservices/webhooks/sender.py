@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 from aiservices.errors import FetchError, InvalidInput
-from aiservices.fetch import HostSlots, Refused
+from aiservices.fetch import HostSlots, Refused, host_of
 from aiservices.logs import get_logger
 from aiservices.settings import WebhookConfig
 from aiservices.trace import Trace
@@ -111,6 +111,10 @@ class WebhookSender:
         except FetchError as error:
             raise InvalidInput(error.field, error.reason) from None
 
+    def has_room(self, url: str, size_bytes: int, tenant: str = "") -> bool:
+        """Whether :meth:`send` would take a delivery now, and not drop it."""
+        return not self._closed and not self._reason_to_drop(host_of(url), size_bytes, tenant)
+
     def send(
         self,
         url: str,
@@ -142,7 +146,7 @@ class WebhookSender:
         if self._closed:
             self._count(delivery, WebhookResult.CUT_SHORT, _STOPPING)
             return
-        if reason := self._reason_to_drop(delivery):
+        if reason := self._reason_to_drop(delivery.host, size_bytes, tenant):
             self._count(delivery, WebhookResult.DROPPED, reason)
             return
         self._per_host.add(delivery.host)
@@ -170,14 +174,14 @@ class WebhookSender:
                 task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    def _reason_to_drop(self, delivery: Delivery) -> str:
+    def _reason_to_drop(self, host: str, size_bytes: int, tenant: str) -> str:
         if len(self._tasks) >= self._config.max_pending:
             return f"{self._config.max_pending} deliveries are pending"
-        if self._tasks and self._pending_bytes + delivery.size_bytes > self._max_pending_bytes:
+        if self._tasks and self._pending_bytes + size_bytes > self._max_pending_bytes:
             return f"deliveries of more than {self._max_pending_bytes} bytes would be pending"
-        if self._per_host.is_full(delivery.host):
+        if self._per_host.is_full(host):
             return f"{self._per_host.limit} deliveries to this host are pending"
-        if delivery.tenant and self._per_tenant.is_full(delivery.tenant):
+        if tenant and self._per_tenant.is_full(tenant):
             return f"{self._per_tenant.limit} deliveries of this tenant are pending"
         return ""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,10 @@ import attrs
 import pytest
 
 from aiservices.journal.store import Store
-from tools.prove.crash.__main__ import leftovers, main
+from tools.prove.crash.__main__ import main
 from tools.prove.crash.faults import FAULTS
 from tools.prove.crash.history import Accepted, Asked, Checker, Delivery, History, Sight, Wish
+from tools.prove.crash.leftovers import leftovers
 from tools.prove.crash.work import filler
 
 SECOND = 10**9
@@ -210,3 +214,11 @@ def test_a_file_that_no_row_names_is_found(tmp_path: Path) -> None:
     (tmp_path / "jobs.db.blobs" / "ab").mkdir(parents=True)
     (tmp_path / "jobs.db.blobs" / "ab" / "abcd").touch()
     assert leftovers(tmp_path) == ["a file that no row names: abcd"]
+
+
+def test_a_row_that_outlived_its_retention_is_found(tmp_path: Path) -> None:
+    Store(tmp_path / "jobs.db", "normal", None).close()
+    row = "INSERT INTO jobs VALUES (NULL, ?, 'brief', 1, 0, '', NULL, 'COMPLETED', 1, 0, 0, ?, NULL, NULL, 0)"
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as file, file:
+        file.executemany(row, [("old", time.time() - 3600), ("new", time.time())])
+    assert leftovers(tmp_path) == ["1 rows of jobs that are forgotten"]

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import random
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from tools.benchmarks.overhead.servers import free_port
 from tools.prove.crash.callers import KEEP_S, Callers, receiver
 from tools.prove.crash.faults import FAULTS
 from tools.prove.crash.history import ENDED, Checker, History
+from tools.prove.crash.leftovers import leftovers
 from tools.prove.crash.victim import POINTS
 from tools.serving import NotStarted, Server, start
 
@@ -236,19 +236,6 @@ class Proof:
             token, began_ns = line.split()
             self.history.runs[token].append(int(began_ns))
         self.breaches += Checker(self.history, MAX_ATTEMPTS).breaches()
-
-
-def leftovers(folder: Path) -> list[str]:
-    """Return what a stopped server left that it should not have: unnamed or missing payloads, a damaged file."""
-    with sqlite3.connect(folder / "jobs.db") as connection:
-        damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
-        rows = connection.execute("SELECT request, output FROM jobs").fetchall()
-    connection.close()
-    found = [] if damage == "ok" else [f"the journal is damaged: {damage}"]
-    named = " ".join(repr(value) for row in rows for value in row)
-    return found + [
-        f"a file that no row names: {path.name}" for path in folder.glob("jobs.db.blobs/*/*") if path.name not in named
-    ]
 
 
 def prove(kills: int, seed: int, fault: str = "") -> Proof:
