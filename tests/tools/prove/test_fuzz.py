@@ -55,3 +55,9 @@ def test_the_same_seed_does_the_same_damage() -> None:
         assert once == again
         assert len(set(once)) > 100
         assert max(map(len, once)) <= MAX_BYTES
+
+
+def test_what_was_put_into_one_body_is_not_in_the_next() -> None:
+    body, chance = b'{"input": {"text": "mug"}}', random.Random(2)
+    made = [mutate_json(body, body, chance) for _ in range(5000)]
+    assert max(map(len, made)) < 80_000

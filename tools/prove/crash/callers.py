@@ -137,6 +137,7 @@ class Callers:
         headers = {"Idempotency-Key": wish.token} if wish.key else {}
         job, sent_ns = None, time.monotonic_ns()
         while True:
+            self._history.submitted[wish.token] += 1
             status, shown = await self._request("POST", f"/v2/{wish.service}/run", json=body, headers=headers)
             if status == 200:
                 answered_ns = time.monotonic_ns()

@@ -15,6 +15,7 @@ import attrs
 from tools.prove.crash.work import filler
 
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
+OUTAGE_S = 60.0  # a job that is remembered for less may be forgotten before a dead server is back to send its webhook
 DIED = "the process ended while it ran"
 """Begins the error of a job that ran each time when the server was killed."""
 
@@ -92,12 +93,13 @@ class Delivery:
 
 @attrs.define
 class History:
-    """Everything that was seen, in no order; ``runs`` is when each token's runs began."""
+    """What was seen, in no order: for each token how often it was ``submitted`` and when its ``runs`` began."""
 
     accepted: list[Accepted] = attrs.Factory(list)
     sights: list[Sight] = attrs.Factory(list)
     asked: list[Asked] = attrs.Factory(list)
     deliveries: list[Delivery] = attrs.Factory(list)
+    submitted: Counter[str] = attrs.Factory(Counter)
     runs: dict[str, list[int]] = attrs.Factory(lambda: defaultdict(list))
 
 
@@ -231,10 +233,14 @@ class Checker:
                 yield "a retry that had been answered was lost"
 
     def _run(self, job: Accepted) -> Iterator[str]:
-        """It runs at most once for each attempt, and once more where a kill came before a start was written."""
+        """It runs at most once for each attempt, and once more where a kill came before a start was written.
+
+        That may be so for each submission, also one that got no answer and was lost, and for each retry.
+        """
         runs, last = sorted(self._history.runs[job.wish.token]), self._last_end(job)
-        unseen = 0 if last is None else self._retries_after(job, last)
-        if last is not None and len(runs) > last.attempt + unseen + 1:
+        retries = sum(asked.what == "retry" for asked in self._asked[job.job_id])
+        unwritten = max(1, self._history.submitted[job.wish.token]) + retries
+        if last is not None and len(runs) > last.attempt + self._retries_after(job, last) + unwritten:
             yield f"ran {len(runs)} times in {last.attempt} attempts"
         first = next((sight for sight in self._sights[job.job_id] if sight.end), None)
         if first is not None and runs and runs[-1] > first.answered_ns and not self._retried(job, runs[-1]):
@@ -281,13 +287,13 @@ class Checker:
         yield from self.missing_webhooks()
 
     def missing_webhooks(self) -> list[str]:
-        """Ends that no webhook told of, unless a retry took the place of the end before it arrived."""
+        """Ends that no webhook told of, unless a retry took their place or the job was forgotten before it arrived."""
         delivered = {(each.body["id"], end_of(each.body)) for each in self._history.deliveries}
         missing = []
         for job in self._jobs.values():
             last = self._last_end(job)
-            if not job.wish.webhook or last is None or self._retries_after(job, last):
+            if not job.wish.webhook or last is None or job.wish.keep_s < OUTAGE_S or self._retries_after(job, last):
                 continue
             if (job.job_id, last.end) not in delivered:
-                missing.append(f"{job.job_id}: no webhook told of its end")
+                missing.append(f"{job.wish.service} {job.job_id}: no webhook told of its end")
         return missing

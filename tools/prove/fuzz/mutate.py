@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ def _put_value(document: Any, chance: random.Random) -> None:
         place = chance.choice([*document])
         if not isinstance(document[place], dict) or chance.random() < 0.2:
             name = place if chance.random() < 0.9 else f"{place}x"
-            document[name] = chance.choice(_VALUES)
+            document[name] = copy.deepcopy(chance.choice(_VALUES))
             return
         document = document[place]
 
