@@ -60,4 +60,4 @@ def test_the_same_seed_does_the_same_damage() -> None:
 def test_what_was_put_into_one_body_is_not_in_the_next() -> None:
     body, chance = b'{"input": {"text": "mug"}}', random.Random(2)
     made = [mutate_json(body, body, chance) for _ in range(5000)]
-    assert max(map(len, made)) < 80_000
+    assert max(map(len, made)) < 3 * 70_000 + 1000
