@@ -120,7 +120,9 @@ class WebhookConfig:
     timeout_s: PositiveSeconds = setting(10.0, "seconds for one attempt")
     attempts: Positive = setting(3, "attempts in all, until the receiver answers 2xx")
     retry_wait_s: Seconds = setting(10.0, "seconds between two attempts, on average")
-    max_pending: Positive = setting(1000, "most deliveries under way; further ones wait where there is a journal, else they are dropped and logged")
+    max_pending: Positive = setting(
+        1000, "most deliveries under way; more wait where there is a journal, else they are dropped"
+    )
     max_pending_per_host: Positive = setting(500, "most deliveries under way to one host")
     max_pending_per_tenant: Positive = setting(500, "most deliveries under way of one tenant, where there are tenants")
     max_per_host: Positive = setting(8, "most POSTs at once to one host; more wait")
