@@ -33,6 +33,7 @@ from tests.handlers.speech_fakes import as_file, voice_like
 pytestmark = NEEDS_CHATTERBOX
 
 
+@pytest.mark.timeout(180)  # as the library calculates, on a busy machine
 @pytest.mark.parametrize(
     ("count", "callers"), [(16, 6), pytest.param(64, 16, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
 )

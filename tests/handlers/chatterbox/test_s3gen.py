@@ -98,6 +98,7 @@ def cores(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(usual)
 
 
+@pytest.mark.timeout(180)  # as the library calculates, on a busy machine
 @pytest.mark.parametrize("meanflow", [False, True], ids=["ten steps", "meanflow"])
 @pytest.mark.parametrize(
     ("max_tokens", "cores"),
