@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed
 from aiservices.handler import Context
-from aiservices.handlers.generation import (
+from aiservices.handlers.text.generation import (
     Generated,
     GenerationOptions,
     GenerationRequest,
@@ -24,8 +24,8 @@ from aiservices.handlers.generation import (
     Temperature,
     Usage,
 )
-from aiservices.handlers.grammar import Grammar, read_tokenizer
-from aiservices.handlers.text_service import Loaded, TextService
+from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.service import Loaded, TextService
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer

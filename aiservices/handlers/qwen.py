@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from aiservices.errors import InvalidInput, ServiceError
 from aiservices.handler import Context
-from aiservices.handlers.checkpoint import Checkpoint
-from aiservices.handlers.generation import (
+from aiservices.handlers.pictures import decode_in_child, from_child
+from aiservices.handlers.text.checkpoint import Checkpoint
+from aiservices.handlers.text.generation import (
     FinishReason,
     Generated,
     GenerationOptions,
@@ -24,14 +25,13 @@ from aiservices.handlers.generation import (
     TopP,
     Usage,
 )
-from aiservices.handlers.pictures import decode_in_child, from_child
-from aiservices.handlers.text_service import Loaded, TextService
+from aiservices.handlers.text.service import Loaded, TextService
 from aiservices.handlers.torch_runtime import import_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-    from aiservices.handlers.backbone import Backbone
+    from aiservices.handlers.text.own.backbone import Backbone
 
 DEFAULT_PROMPT = "Describe the product in this picture: what it is, its colour, pattern, size and background."
 """The question of a request that asks none; the demo weights were trained on it."""
@@ -132,7 +132,7 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
 
     def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
         """Wrap the model for the engine."""
-        from aiservices.handlers.backbone import PictureBackbone
+        from aiservices.handlers.text.own.backbone import PictureBackbone
 
         return PictureBackbone(checkpoint.model, device)
 

@@ -17,7 +17,6 @@ pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservi
 
 import aiservices
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError, Unavailable
-from aiservices.handlers.generation import Generated, GenerationRequest, Usage
 from aiservices.handlers.mistral import (
     DEFAULT_CATEGORIES,
     DEFAULT_PROMPT,
@@ -29,6 +28,7 @@ from aiservices.handlers.mistral import (
     build_prompt,
     tidy_keywords,
 )
+from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, write_mistral
 

@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 
 import aiservices
 from aiservices.errors import ConfigError, FetchError, InvalidInput, ServiceError, Unavailable
-from aiservices.handlers.generation import Generated, GenerationRequest
 from aiservices.handlers.qwen import DEFAULT_PROMPT, DescribeImage, DescribeImageInput, build_messages
+from aiservices.handlers.text.generation import Generated, GenerationRequest
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import QWEN_TOKENS, QwenKind, write_qwen
 

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 from aiservices.errors import ServiceError
-from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
-from aiservices.handlers.generation import GenerationOptions
+from aiservices.handlers.text.checkpoint import Checkpoint, load_checkpoint
+from aiservices.handlers.text.generation import GenerationOptions
 from tests.handlers.tiny_models import write_mistral
 
 MISTRAL = {"mistral": "AutoModelForCausalLM"}
@@ -27,8 +27,8 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def make_engine(checkpoint: Checkpoint, chunk_tokens: int = 1024) -> Any:
-    from aiservices.handlers.backbone import Backbone
-    from aiservices.handlers.engine import GenerationEngine
+    from aiservices.handlers.text.own.backbone import Backbone
+    from aiservices.handlers.text.own.engine import GenerationEngine
 
     backbone = Backbone(checkpoint.model, "cpu")
     return GenerationEngine(backbone, checkpoint.chat.backend, checkpoint.stop_ids, chunk_tokens)

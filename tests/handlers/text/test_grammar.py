@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 from aiservices.errors import JobFailed, ServiceError
-from aiservices.handlers.grammar import Grammar, read_tokenizer
 from aiservices.handlers.mistral import DEFAULT_CATEGORIES, Listing, build_schema
+from aiservices.handlers.text.grammar import Grammar, read_tokenizer
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, metaspace_tokenizer
 
 END = 2
@@ -155,9 +155,9 @@ def test_rows_of_one_grammar_do_not_know_each_other(view: Any) -> None:
 def test_masks_fall_on_constrained_rows_only(
     view: Any, rows: int, device: str, parallel_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiservices.handlers.grammar._PARALLEL_FROM", parallel_from)
+    monkeypatch.setattr("aiservices.handlers.text.grammar._PARALLEL_FROM", parallel_from)
     torch = pytest.importorskip("torch")
-    from aiservices.handlers.grammar import TokenMasks
+    from aiservices.handlers.text.grammar import TokenMasks
 
     grammar = Grammar.compile(build_schema(DEFAULT_CATEGORIES), view)
     masks = TokenMasks(view.vocab_size, device)

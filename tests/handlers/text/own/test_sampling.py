@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from aiservices.handlers.generation import GenerationRequest
+from aiservices.handlers.text.generation import GenerationRequest
 
 
 def _choose(logits: list[list[float]], *rows: GenerationRequest) -> list[int]:
     torch = pytest.importorskip("torch")
-    from aiservices.handlers.sampling import Sampler, choose_tokens
+    from aiservices.handlers.text.own.sampling import Sampler, choose_tokens
 
     with torch.inference_mode():
         return choose_tokens(torch.tensor(logits), [Sampler.start(row, len(logits[0]), "cpu") for row in rows])

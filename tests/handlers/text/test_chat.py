@@ -19,7 +19,7 @@ def _chat(tokenizer: Tokenizer) -> Any:
     prepare_torch()
     from transformers import PreTrainedTokenizerFast
 
-    from aiservices.handlers.chat import Chat
+    from aiservices.handlers.text.chat import Chat
 
     template = "{% for message in messages %}[INST]{{ message.content }}[/INST]{% endfor %}"
     fast: Any = PreTrainedTokenizerFast

@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
-from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
-from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest
-from aiservices.handlers.grammar import Grammar, read_tokenizer
 from aiservices.handlers.mistral import build_schema
+from aiservices.handlers.text.checkpoint import Checkpoint, load_checkpoint
+from aiservices.handlers.text.generation import Generated, GenerationOptions, GenerationRequest
+from aiservices.handlers.text.grammar import Grammar, read_tokenizer
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
 
@@ -39,8 +39,8 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def make_engine(checkpoint: Checkpoint, chunk_tokens: int = 1024) -> Any:
-    from aiservices.handlers.backbone import Backbone
-    from aiservices.handlers.engine import GenerationEngine
+    from aiservices.handlers.text.own.backbone import Backbone
+    from aiservices.handlers.text.own.engine import GenerationEngine
 
     backbone = Backbone(checkpoint.model, "cpu")
     return GenerationEngine(backbone, checkpoint.chat.backend, checkpoint.stop_ids, chunk_tokens)
@@ -360,7 +360,7 @@ def test_a_listener_that_raises_ends_its_own_row_only(engine: Any, alone: list[t
 def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
     engine: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiservices.handlers.generation_row.EMIT_EVERY_S", 0.0)
+    monkeypatch.setattr("aiservices.handlers.text.row.EMIT_EVERY_S", 0.0)
     tasks = tasks_for(requests())
     engine.admit(tasks)
     for task, result in zip(tasks, step_to_end(engine, tasks), strict=True):
@@ -376,7 +376,7 @@ def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
 
 
 def test_quick_rows_report_once_and_sum_up(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiservices.handlers.generation_row.EMIT_EVERY_S", 3600.0)
+    monkeypatch.setattr("aiservices.handlers.text.row.EMIT_EVERY_S", 3600.0)
     task = tasks_for([requests()[2]])[0]
     engine.admit([task])
     (result,) = step_to_end(engine, [task])

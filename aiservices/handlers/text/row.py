@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 
 from aiservices.handler import Task
-from aiservices.handlers.detokenizer import Detokenizer
-from aiservices.handlers.generation import FinishReason, Generated, GenerationRequest, Usage
-from aiservices.handlers.grammar import GrammarRun
-from aiservices.handlers.sampling import Sampler
+from aiservices.handlers.text.detokenizer import Detokenizer
+from aiservices.handlers.text.generation import FinishReason, Generated, GenerationRequest, Usage
+from aiservices.handlers.text.grammar import GrammarRun
+from aiservices.handlers.text.own.sampling import Sampler
 
 EMIT_EVERY_S = 0.05
 """How often a row reports text and progress at most: smooth to read, and cheap beside the decoding."""

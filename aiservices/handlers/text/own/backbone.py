@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from aiservices.errors import ServiceError
-from aiservices.handlers.generation import GenerationRequest, Picture
-from aiservices.handlers.slot_cache import SlotCache
+from aiservices.handlers.text.generation import GenerationRequest, Picture
+from aiservices.handlers.text.own.slot_cache import SlotCache
 
 
 @attrs.define(eq=False)

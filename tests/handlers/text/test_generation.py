@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiservices.errors import InvalidInput
-from aiservices.handlers.generation import fit_new_tokens
+from aiservices.handlers.text.generation import fit_new_tokens
 
 
 def test_an_answer_takes_what_is_asked_for_up_to_the_services_limit() -> None:

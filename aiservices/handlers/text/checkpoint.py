@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from aiservices.errors import ServiceError
-from aiservices.handlers.chat import Chat
-from aiservices.handlers.generation import GenerationOptions
+from aiservices.handlers.text.chat import Chat
+from aiservices.handlers.text.generation import GenerationOptions
 from aiservices.handlers.torch_runtime import import_lock, prepare_torch, resolve_dtype
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def _held(cache: Any, layer: int = 0) -> list[list[float]]:
 def test_rows_join_and_leave_without_touching_the_others() -> None:
     torch = pytest.importorskip("torch")
     prefilled = _prefilled([3, 1, 2], 1000)
-    from aiservices.handlers.slot_cache import SlotCache
+    from aiservices.handlers.text.own.slot_cache import SlotCache
 
     cache: Any = SlotCache("cpu")
     with torch.inference_mode():
@@ -61,7 +61,7 @@ def test_rows_join_and_leave_without_touching_the_others() -> None:
 def test_slots_grow_in_length_and_number_and_shrink_again() -> None:
     torch = pytest.importorskip("torch")
     prefilled = _prefilled([300], 0)
-    from aiservices.handlers.slot_cache import SlotCache
+    from aiservices.handlers.text.own.slot_cache import SlotCache
 
     cache: Any = SlotCache("cpu")
     with torch.inference_mode():
@@ -81,7 +81,7 @@ def test_slots_grow_in_length_and_number_and_shrink_again() -> None:
 def test_a_poisoned_slot_is_wiped() -> None:
     torch = pytest.importorskip("torch")
     prefilled = _prefilled([4, 2], float("nan"))
-    from aiservices.handlers.slot_cache import SlotCache
+    from aiservices.handlers.text.own.slot_cache import SlotCache
 
     cache: Any = SlotCache("cpu")
     with torch.inference_mode():

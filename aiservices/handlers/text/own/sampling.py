@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 import torch
 
-from aiservices.handlers.generation import GenerationRequest
+from aiservices.handlers.text.generation import GenerationRequest
 
 NO_TOKEN = -1
 """Chosen for a row whose logits are not numbers, or whose every token is forbidden."""
@@ -18,7 +18,7 @@ class Sampler:
     """How one row chooses, and the random numbers it has left.
 
     Attributes:
-        temperature, top_p, top_k, repetition_penalty: as in :class:`~aiservices.handlers.generation.GenerationRequest`.
+        temperature, top_p, top_k, repetition_penalty: as in :class:`~aiservices.handlers.text.generation.GenerationRequest`.
         generator: of the draws; None where the likeliest token is taken.
         seen: which tokens the penalty falls on, ``[vocabulary]``; None without a penalty.
     """

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 import attrs
 import torch
 
-from aiservices.handlers.backbone import Backbone, Prompts
-from aiservices.handlers.generation_row import Row
+from aiservices.handlers.text.own.backbone import Backbone, Prompts
+from aiservices.handlers.text.row import Row
 
 
 @attrs.frozen(eq=False)

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 from aiservices.errors import ServiceError
-from aiservices.handlers.checkpoint import load_checkpoint
-from aiservices.handlers.generation import GenerationOptions
+from aiservices.handlers.text.checkpoint import load_checkpoint
+from aiservices.handlers.text.generation import GenerationOptions
 from tests.handlers.tiny_models import write_mistral
 
 MISTRAL = {"mistral": "AutoModelForCausalLM"}

@@ -16,14 +16,14 @@ from tokenizers import Tokenizer
 
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import MediaKind, Task, Unit
-from aiservices.handlers.backbone import Backbone
-from aiservices.handlers.detokenizer import ByteDetokenizer, WindowDetokenizer
-from aiservices.handlers.generation import FinishReason, Generated, GenerationRequest
-from aiservices.handlers.generation_row import Row
-from aiservices.handlers.grammar import TokenMasks
-from aiservices.handlers.prompt_reader import PromptReader, PromptsRead, PromptUnreadable
-from aiservices.handlers.sampling import NO_TOKEN, Sampler, choose_tokens
-from aiservices.handlers.slot_cache import SlotCache
+from aiservices.handlers.text.detokenizer import ByteDetokenizer, WindowDetokenizer
+from aiservices.handlers.text.generation import FinishReason, Generated, GenerationRequest
+from aiservices.handlers.text.grammar import TokenMasks
+from aiservices.handlers.text.own.backbone import Backbone
+from aiservices.handlers.text.own.prompt_reader import PromptReader, PromptsRead, PromptUnreadable
+from aiservices.handlers.text.own.sampling import NO_TOKEN, Sampler, choose_tokens
+from aiservices.handlers.text.own.slot_cache import SlotCache
+from aiservices.handlers.text.row import Row
 
 P = ParamSpec("P")
 T = TypeVar("T")

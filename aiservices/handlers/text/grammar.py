@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from aiservices.errors import JobFailed, ServiceError
-from aiservices.handlers.json_budget import JsonPlan, JsonReader, read_fields
+from aiservices.handlers.text.json_budget import JsonPlan, JsonReader, read_fields
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ class Grammar:
         """Compile a schema; takes milliseconds.
 
         Args:
-            schema: a flat JSON schema, as :func:`~aiservices.handlers.json_budget.read_fields` takes it.
+            schema: a flat JSON schema, as :func:`~aiservices.handlers.text.json_budget.read_fields` takes it.
             tokenizer: whose tokens are to be chosen from.
 
         Raises:

@@ -1,6 +1,6 @@
 """Words that the text-generating services share: what is asked of a generation, and what comes out.
 
-Nothing here needs torch; the engine that decodes is :mod:`aiservices.handlers.engine`.
+Nothing here needs torch; the engine that decodes is :mod:`aiservices.handlers.text.own.engine`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiservices.handlers.torch_runtime import DtypeName
 if TYPE_CHECKING:
     import torch
 
-    from aiservices.handlers.grammar import Grammar
+    from aiservices.handlers.text.grammar import Grammar
 
 FinishReason = Literal["stop", "length"]
 """``stop``: the model ended its answer; ``length``: the limit of new tokens ended it."""

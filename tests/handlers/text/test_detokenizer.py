@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiservices.handlers.detokenizer import ByteDetokenizer, WindowDetokenizer
+from aiservices.handlers.text.detokenizer import ByteDetokenizer, WindowDetokenizer
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, metaspace_tokenizer
 
 TOKENIZERS = {"bytes": byte_tokenizer(MISTRAL_TOKENS), "metaspace": metaspace_tokenizer(MISTRAL_TOKENS)}

@@ -11,14 +11,14 @@ import attrs
 
 from aiservices.errors import Unavailable
 from aiservices.handler import InputT, OutputT, StepHandler, Task
-from aiservices.handlers.checkpoint import Checkpoint, load_checkpoint
-from aiservices.handlers.generation import Generated, GenerationOptions, GenerationRequest, fit_new_tokens
+from aiservices.handlers.text.checkpoint import Checkpoint, load_checkpoint
+from aiservices.handlers.text.generation import Generated, GenerationOptions, GenerationRequest, fit_new_tokens
 from aiservices.handlers.torch_runtime import free_memory, import_lock
 from aiservices.options import read_options
 
 if TYPE_CHECKING:
-    from aiservices.handlers.backbone import Backbone
-    from aiservices.handlers.engine import GenerationEngine
+    from aiservices.handlers.text.own.backbone import Backbone
+    from aiservices.handlers.text.own.engine import GenerationEngine
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +34,7 @@ class Loaded:
 
 
 class TextService(StepHandler[InputT, OutputT]):
-    """A handler whose rows are decoded by a :class:`~aiservices.handlers.engine.GenerationEngine`."""
+    """A handler whose rows are decoded by a :class:`~aiservices.handlers.text.own.engine.GenerationEngine`."""
 
     Options: ClassVar[type[GenerationOptions]] = GenerationOptions
     """The class of the service's ``options``."""
@@ -66,7 +66,7 @@ class TextService(StepHandler[InputT, OutputT]):
         self.options = read_options(self.Options, options)
         checkpoint = load_checkpoint(model_dir, device, self.options, self.auto_classes)
         with import_lock:
-            from aiservices.handlers.engine import GenerationEngine
+            from aiservices.handlers.text.own.engine import GenerationEngine
         backbone = self.make_backbone(checkpoint, device)
         engine = GenerationEngine(
             backbone, checkpoint.chat.backend, checkpoint.stop_ids, self.options.prefill_chunk_tokens
@@ -103,7 +103,7 @@ class TextService(StepHandler[InputT, OutputT]):
 
     def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
         """Wrap the model for the engine."""
-        from aiservices.handlers.backbone import Backbone
+        from aiservices.handlers.text.own.backbone import Backbone
 
         return Backbone(checkpoint.model, device)
 

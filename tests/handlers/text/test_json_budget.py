@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
-from aiservices.handlers.json_budget import JsonPlan, JsonReader, read_fields
 from aiservices.handlers.mistral import build_schema
+from aiservices.handlers.text.json_budget import JsonPlan, JsonReader, read_fields
 
 
 def test_only_flat_schemas_that_end_in_a_choice_are_planned() -> None:
