@@ -9,7 +9,7 @@ import pytest
 from msgspec import Meta
 
 from aiservices.errors import ConfigError
-from aiservices.handlers.text.generation import GenerationOptions
+from aiservices.handlers.text.options import GenerationOptions
 from aiservices.options import read_options
 
 

@@ -6,7 +6,6 @@ import threading
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -15,16 +14,10 @@ from msgspec import Meta
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed
 from aiservices.handler import Context
-from aiservices.handlers.text.generation import (
-    Generated,
-    GenerationOptions,
-    GenerationRequest,
-    MaxNewTokens,
-    Seed,
-    Temperature,
-    Usage,
-)
+from aiservices.handlers.text.fields import MaxNewTokens, Seed, Temperature
+from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
 from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.service import Loaded, TextService
 
 if TYPE_CHECKING:
@@ -186,7 +179,7 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
             usage=result.usage,
         )
 
-    def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
+    def prepare(self, loaded: Loaded) -> None:
         """Make the grammar of the service's own categories.
 
         Raises:
@@ -195,11 +188,8 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         """
         if _repeats(self.options.categories):
             raise ConfigError("options.categories: each category may appear only once")
-        model: Any = loaded.checkpoint.model
-        if model.config.model_type == "mistral3":  # its vision tower is not used here
-            model.model.vision_tower = model.model.multi_modal_projector = None
         chat, stop_ids = loaded.checkpoint.chat, loaded.checkpoint.stop_ids
-        self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.vocabulary, stop_ids))
+        self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.engine.vocabulary, stop_ids))
         self._grammars.get(self.options.categories)
 
     def unload(self) -> None:
@@ -216,17 +206,17 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         checkpoint = self.loaded.checkpoint
         categories = request.categories or self.options.categories
         text = build_prompt(request.image_description, request.prompt, request.language, categories)
-        token_ids = checkpoint.chat.encode([{"role": "user", "content": checkpoint.chat.escape_markers(text)}])
+        message = {"role": "user", "content": checkpoint.chat.escape_markers(text)}
+        prompt = self.loaded.engine.render(checkpoint.chat.encode([message]))
         grammar = self._grammars.get(categories)
-        max_new_tokens = self.new_tokens(len(token_ids), request.max_new_tokens, "$.image_description")
+        max_new_tokens = self.new_tokens(len(prompt.token_ids), request.max_new_tokens, "$.image_description")
         if max_new_tokens < grammar.least_tokens:
             field = "$.image_description" if request.max_new_tokens is None else "$.max_new_tokens"
             raise InvalidInput(field, f"leaves {max_new_tokens} tokens; a listing needs {grammar.least_tokens}")
         return GenerationRequest(
-            token_ids=token_ids,
+            prompt=prompt,
             max_new_tokens=max_new_tokens,
-            temperature=request.temperature or 0.0,
-            seed=request.seed,
+            sampling=checkpoint.sampling.but(temperature=request.temperature, seed=request.seed),
             grammar=grammar,
         )
 

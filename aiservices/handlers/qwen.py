@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 from msgspec import Meta
 
-from aiservices.errors import InvalidInput, ServiceError
+from aiservices.errors import InvalidInput
 from aiservices.handler import Context
 from aiservices.handlers.pictures import decode_in_child, from_child
 from aiservices.handlers.text.checkpoint import Checkpoint
-from aiservices.handlers.text.generation import (
-    FinishReason,
-    Generated,
-    GenerationOptions,
-    GenerationRequest,
-    MaxNewTokens,
-    Picture,
-    Seed,
-    Temperature,
-    TopP,
-    Usage,
-)
-from aiservices.handlers.text.service import Loaded, TextService
-from aiservices.handlers.torch_runtime import import_lock
+from aiservices.handlers.text.fields import MaxNewTokens, Seed, Temperature, TopP
+from aiservices.handlers.text.generation import FinishReason, Generated, GenerationRequest, Usage
+from aiservices.handlers.text.options import GenerationOptions
+from aiservices.handlers.text.picture_size import PictureSize, read_picture_size
+from aiservices.handlers.text.service import TextService
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
-
-    from aiservices.handlers.text.own.backbone import Backbone
 
 DEFAULT_PROMPT = "Describe the product in this picture: what it is, its colour, pattern, size and background."
 """The question of a request that asks none; the demo weights were trained on it."""
@@ -98,7 +86,7 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
     auto_classes = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "AutoModelForImageTextToText")
 
     options: DescribeImageOptions
-    _reader: PictureReader
+    _pictures: PictureSize
 
     def validate(self, input: DescribeImageInput) -> None:
         """Refuse URLs that can never be fetched.
@@ -122,7 +110,7 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
             data,
             field="$.image_url",
             max_pixels=self.options.max_pixels,
-            enough_pixels=self._reader.max_pixels,
+            enough_pixels=self._pictures.most_pixels,
         )
         return await context.run_in_pool(self._read, input, size, pixels)
 
@@ -130,20 +118,10 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
         """Shape the output."""
         return DescribeImageOutput(result.text, result.finish_reason, result.usage)
 
-    def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
-        """Wrap the model for the engine."""
-        from aiservices.handlers.text.own.backbone import PictureBackbone
-
-        return PictureBackbone(checkpoint.model, device)
-
-    def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
-        """Load the image processor."""
-        self._reader = PictureReader(loaded.checkpoint, model_dir, self.options.max_picture_tokens)
-
-    def unload(self) -> None:
-        """Give the model's memory back."""
-        self.__dict__.pop("_reader", None)
-        super().unload()
+    def read_picture_size(self, checkpoint: Checkpoint) -> PictureSize:
+        """Read the checkpoint's bounds and lower them to the service's own."""
+        self._pictures = read_picture_size(checkpoint, self.options.max_picture_tokens)
+        return self._pictures
 
     def warm_up_requests(self) -> list[GenerationRequest]:
         """Describe one small grey picture."""
@@ -155,73 +133,17 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
         return self._request(request, from_child(size, pixels, field="$.image_url"))
 
     def _request(self, request: DescribeImageInput, image: PilImage) -> GenerationRequest:
-        checkpoint = self.loaded.checkpoint
-        prompt = checkpoint.chat.escape_markers(request.prompt or "")
-        token_ids, picture = self._reader.read(image, checkpoint.chat.encode(build_messages(prompt)))
-        longer = "$.image_url" if picture.tokens > len(token_ids) // 2 else "$.prompt"
+        checkpoint, engine = self.loaded.checkpoint, self.loaded.engine
+        text = checkpoint.chat.escape_markers(request.prompt or "")
+        prompt = engine.render(checkpoint.chat.encode(build_messages(text)), [image])
+        longer = "$.image_url" if prompt.picture_tokens > len(prompt.token_ids) // 2 else "$.prompt"
         return GenerationRequest(
-            token_ids=token_ids,
-            max_new_tokens=self.new_tokens(len(token_ids), request.max_new_tokens, longer),
-            temperature=request.temperature or 0.0,
-            top_p=request.top_p or 1.0,
-            repetition_penalty=self.options.repetition_penalty or checkpoint.repetition_penalty,
-            seed=request.seed,
-            picture=picture,
+            prompt=prompt,
+            max_new_tokens=self.new_tokens(len(prompt.token_ids), request.max_new_tokens, longer),
+            sampling=checkpoint.sampling.but(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                repetition_penalty=self.options.repetition_penalty,
+                seed=request.seed,
+            ),
         )
-
-
-class PictureReader:
-    """A checkpoint's image processor, with a bound on how many tokens a picture takes.
-
-    The processor that transformers makes for these models wants torchvision for its video part; the image part alone
-    does not, so the tokens are put in by hand.
-
-    Args:
-        checkpoint: the model.
-        model_dir: its folder.
-        max_picture_tokens: the bound.
-
-    Raises:
-        ServiceError: the folder has no image processor.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, model_dir: Path | None, max_picture_tokens: int) -> None:
-        with import_lock:
-            from transformers import AutoImageProcessor
-        auto: Any = AutoImageProcessor
-        try:
-            self._processor: Any = auto.from_pretrained(
-                model_dir, trust_remote_code=False, local_files_only=True, backend="pil"
-            )
-        except (OSError, ValueError) as error:
-            raise ServiceError("the checkpoint has no image processor (preprocessor_config.json)") from error
-        model: Any = checkpoint.model
-        self._positions = model.model.get_rope_index
-        self._picture_id: int = model.config.image_token_id
-        self._merge: int = self._processor.merge_size
-        own_least, own_most = (self._processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
-        self.max_pixels: int = min(own_most, max_picture_tokens * (self._processor.patch_size * self._merge) ** 2)
-        """A picture is made smaller until it has so many pixels."""
-        self._size = {"shortest_edge": min(own_least, self.max_pixels), "longest_edge": self.max_pixels}
-
-    def read(self, image: PilImage, token_ids: list[int]) -> tuple[list[int], Picture]:
-        """Turn a picture into patches and make room for it in a prompt.
-
-        Args:
-            image: RGB.
-            token_ids: the prompt, with one token where the picture goes.
-
-        Returns:
-            The prompt with as many tokens there as the picture takes, and the picture.
-        """
-        import torch
-
-        features = self._processor(images=image, size=self._size, return_tensors="pt")
-        grid = features["image_grid_thw"]
-        tokens = int(grid.prod()) // self._merge**2
-        first = token_ids.index(self._picture_id)
-        token_ids = [*token_ids[:first], *[self._picture_id] * tokens, *token_ids[first + 1 :]]
-        ids = torch.tensor([token_ids])
-        positions, deltas = self._positions(ids, (ids == self._picture_id).int(), image_grid_thw=grid)
-        picture = Picture(features["pixel_values"], grid, positions[:, 0], int(deltas[0]), first, tokens)
-        return token_ids, picture

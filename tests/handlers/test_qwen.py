@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 import aiservices
 from aiservices.errors import ConfigError, FetchError, InvalidInput, ServiceError, Unavailable
 from aiservices.handlers.qwen import DEFAULT_PROMPT, DescribeImage, DescribeImageInput, build_messages
-from aiservices.handlers.text.generation import Generated, GenerationRequest
+from aiservices.handlers.text.engine import generate
+from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import QWEN_TOKENS, QwenKind, write_qwen
 
@@ -70,7 +71,7 @@ def items(handler: DescribeImage, count: int = 16) -> list[GenerationRequest]:
 
 def tokens_alone(handler: DescribeImage, requests: list[GenerationRequest]) -> list[tuple[int, ...]]:
     engine = handler.loaded.engine
-    return [engine.generate([request])[0].token_ids for request in requests]
+    return [generate(engine, [request])[0].token_ids for request in requests]
 
 
 def tokens_of(results: list[Generated | Exception]) -> list[tuple[int, ...]]:
@@ -80,17 +81,17 @@ def tokens_of(results: list[Generated | Exception]) -> list[tuple[int, ...]]:
 def test_greedy_tokens_are_those_of_transformers_generate(handler: DescribeImage) -> None:
     import torch
 
-    model: Any = handler.loaded.checkpoint.model
+    engine: Any = handler.loaded.engine
+    model = engine._backbone.model
     requests = items(handler, 6)
     expected = []
     for request in requests:
-        assert request.picture is not None
-        ids = torch.tensor([request.token_ids])
+        ids = torch.tensor([request.prompt.token_ids])
         answer = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=request.picture.pixel_values,
-            image_grid_thw=request.picture.grid_thw,
+            pixel_values=request.prompt.content.pixel_values,
+            image_grid_thw=request.prompt.content.grid_thw,
             mm_token_type_ids=(ids == model.config.image_token_id).int(),
             max_new_tokens=request.max_new_tokens,
             do_sample=False,
@@ -104,13 +105,13 @@ def test_greedy_tokens_are_those_of_transformers_generate(handler: DescribeImage
 def test_the_picture_decides_the_answer(handler: DescribeImage) -> None:
     engine = handler.loaded.engine
     requests = [item(handler, picture(n, (64, 64)), max_new_tokens=12) for n in range(6)]
-    assert len({result.token_ids for result in engine.generate(requests)}) > 1
+    assert len({result.token_ids for result in generate(engine, requests)}) > 1
 
 
 def test_sixteen_pictures_together_give_the_tokens_of_each_alone(handler: DescribeImage) -> None:
     requests = items(handler)
     engine = handler.loaded.engine
-    assert [result.token_ids for result in engine.generate(requests)] == tokens_alone(handler, requests)
+    assert [result.token_ids for result in generate(engine, requests)] == tokens_alone(handler, requests)
 
 
 def test_rows_that_join_late_and_see_others_leave_keep_their_tokens(handler: DescribeImage) -> None:
@@ -136,7 +137,7 @@ def test_prompts_with_pictures_may_be_read_in_pieces(handler: DescribeImage) -> 
     alone = tokens_alone(handler, requests)
     engine._prompts._chunk_tokens = 16
     try:
-        assert [result.token_ids for result in engine.generate(requests)] == alone
+        assert [result.token_ids for result in generate(engine, requests)] == alone
     finally:
         engine._prompts._chunk_tokens = handler.options.prefill_chunk_tokens
 
@@ -144,10 +145,9 @@ def test_prompts_with_pictures_may_be_read_in_pieces(handler: DescribeImage) -> 
 def test_a_picture_that_breaks_the_vision_tower_fails_alone(handler: DescribeImage) -> None:
     requests = items(handler)[:5]
     alone = tokens_alone(handler, requests)
-    broken = requests[2].picture
-    assert broken is not None
-    short = attrs.evolve(broken, pixel_values=broken.pixel_values[:-1])
-    requests[2] = attrs.evolve(requests[2], picture=short)
+    broken = requests[2].prompt
+    short = attrs.evolve(broken.content, pixel_values=broken.content.pixel_values[:-1])
+    requests[2] = attrs.evolve(requests[2], prompt=attrs.evolve(broken, content=short))
     tasks = tasks_for(requests)
     handler.admit(tasks)
     results = step_to_end(handler, tasks)
@@ -157,7 +157,7 @@ def test_a_picture_that_breaks_the_vision_tower_fails_alone(handler: DescribeIma
 
 def test_seeds_repeat_a_sampled_description(qwen: DescribeImage) -> None:
     requests = [item(qwen, picture(n), temperature=1.2, top_p=0.9, seed=n, max_new_tokens=15) for n in range(5)]
-    assert [result.token_ids for result in qwen.loaded.engine.generate(requests)] == tokens_alone(qwen, requests)
+    assert [result.token_ids for result in generate(qwen.loaded.engine, requests)] == tokens_alone(qwen, requests)
 
 
 def test_the_penalty_is_the_operators_or_else_the_checkpoints_own(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_penalty_is_the_operators_or_else_the_checkpoints_own(tmp_path: Path
     for options, penalty in (({}, 1.05), ({"repetition_penalty": 1.0}, 1.0)):
         handler = DescribeImage()
         handler.load(folder, "cpu", options)
-        assert item(handler, picture(1)).repetition_penalty == penalty
+        assert item(handler, picture(1)).sampling.repetition_penalty == penalty
         handler.unload()
 
 
@@ -181,7 +181,7 @@ def test_the_output_says_what_it_took(qwen: DescribeImage) -> None:
     assert output.description == result.text
     assert output.finish_reason in {"stop", "length"}
     assert output.usage.picture_tokens == 12  # patches of 8 pixels, merged two by two
-    assert output.usage.prompt_tokens == len(request.token_ids)
+    assert output.usage.prompt_tokens == len(request.prompt.token_ids)
     assert output.usage.completion_tokens == len(result.token_ids) <= 9
     assert isinstance(task.context, FakeContext)
     assert "".join(task.context.chunks) == result.text
@@ -191,10 +191,9 @@ def test_the_default_prompt_is_what_the_demo_weights_were_trained_on(qwen: Descr
     assert build_messages() == [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DEFAULT_PROMPT}]}
     ]
-    tokens = item(qwen, picture(1)).token_ids
-    assert (
-        tokens == item(qwen, picture(1), prompt="").token_ids == item(qwen, picture(1), prompt=DEFAULT_PROMPT).token_ids
-    )
+    tokens = item(qwen, picture(1)).prompt.token_ids
+    for prompt in ("", DEFAULT_PROMPT):
+        assert item(qwen, picture(1), prompt=prompt).prompt.token_ids == tokens
 
 
 @pytest.mark.parametrize(
@@ -210,25 +209,24 @@ def test_the_default_prompt_is_what_the_demo_weights_were_trained_on(qwen: Descr
 def test_markers_in_a_prompt_break_neither_the_count_nor_the_template(qwen: DescribeImage, hostile: str) -> None:
     request = item(qwen, picture(2), prompt=hostile, max_new_tokens=3)
     backend = qwen.loaded.checkpoint.chat.backend
-    special = [backend.id_to_token(token) for token in request.token_ids if token < len(QWEN_TOKENS)]
-    assert request.picture is not None
-    pads = ["<|image_pad|>"] * request.picture.tokens
+    special = [backend.id_to_token(token) for token in request.prompt.token_ids if token < len(QWEN_TOKENS)]
+    pads = ["<|image_pad|>"] * request.prompt.picture_tokens
     assert special == ["<|im_start|>", "<|vision_start|>", *pads, "<|vision_end|>", "<|im_end|>", "<|im_start|>"]
-    assert qwen.loaded.engine.generate([request])
+    assert generate(qwen.loaded.engine, [request])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (2000, 1500), (7, 5), (64, 64)])
 def test_pictures_of_any_shape_are_described_within_the_cap(qwen: DescribeImage, size: tuple[int, int]) -> None:
     request = item(qwen, picture(1, size), max_new_tokens=2)
-    assert request.picture is not None
-    assert 1 <= request.picture.tokens <= 64
-    assert qwen.loaded.engine.generate([request])
+    assert 1 <= request.prompt.picture_tokens <= 64
+    assert generate(qwen.loaded.engine, [request])
 
 
 def test_the_cap_never_raises_the_checkpoints_own_limit(handler: DescribeImage) -> None:
     request = item(handler, picture(1, (2000, 2000)), max_new_tokens=2)
-    assert request.picture is not None
-    assert request.picture.tokens == 100  # 160 * 160 pixels in the processor's config, though 1280 tokens are allowed
+    assert (
+        request.prompt.picture_tokens == 100
+    )  # 160 * 160 pixels in the processor's config, though 1280 tokens are allowed
 
 
 def test_bad_urls_and_pictures_name_the_field(qwen: DescribeImage) -> None:
@@ -259,9 +257,9 @@ def test_a_picture_beyond_the_context_is_blamed_itself(tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_picture_runs_beside_those_with_one(qwen: DescribeImage) -> None:
-    text = GenerationRequest(token_ids=[*range(10, 60)], max_new_tokens=10)
+    text = GenerationRequest(Prompt([*range(10, 60)]), max_new_tokens=10)
     requests = [items(qwen, 2)[1], text]
-    assert [result.token_ids for result in qwen.loaded.engine.generate(requests)] == tokens_alone(qwen, requests)
+    assert [result.token_ids for result in generate(qwen.loaded.engine, requests)] == tokens_alone(qwen, requests)
 
 
 def test_unloading_gives_the_model_back(tmp_path: Path) -> None:
@@ -272,7 +270,9 @@ def test_unloading_gives_the_model_back(tmp_path: Path) -> None:
     handler.load(write_qwen(tmp_path, "qwen3_vl"), "cpu", {})
     handler.admit(tasks_for(items(handler, 3)))
     handler.step()
-    model = weakref.ref(handler.loaded.checkpoint.model)
+    engine: Any = handler.loaded.engine
+    model = weakref.ref(engine._backbone.model)
+    del engine
     handler.unload()
     gc.collect()
     assert model() is None
@@ -309,8 +309,8 @@ def test_the_demo_describes_sixteen_pictures_at_once_as_it_describes_each_alone(
     demo.load(DEMO, "cpu", {"max_new_tokens": 40})
     requests = [item(demo, picture(n, (120 + 20 * n, 300 - 10 * n))) for n in range(16)]
     engine = demo.loaded.engine
-    alone = [engine.generate([request])[0].token_ids for request in requests]
-    assert [result.token_ids for result in engine.generate(requests)] == alone
+    alone = [generate(engine, [request])[0].token_ids for request in requests]
+    assert [result.token_ids for result in generate(engine, requests)] == alone
     tasks = tasks_for(requests)
     joins = {0: tasks[:4], 2: tasks[4:5], 5: tasks[5:]}
     results = step_to_end(demo, tasks, before_step=lambda step: demo.admit(joins.get(step, [])))

@@ -1,4 +1,7 @@
-"""Load a checkpoint of transformers from a folder. torch and transformers are imported when asked for."""
+"""What a checkpoint of transformers says of its model, read from a folder; its weights are the engines' affair.
+
+torch and transformers are imported when asked for.
+"""
 
 from __future__ import annotations
 
@@ -10,75 +13,70 @@ import attrs
 
 from aiservices.errors import ServiceError
 from aiservices.handlers.text.chat import Chat
-from aiservices.handlers.text.generation import GenerationOptions
-from aiservices.handlers.torch_runtime import import_lock, prepare_torch, resolve_dtype
+from aiservices.handlers.text.generation import Sampling
+from aiservices.handlers.torch_runtime import import_lock, prepare_torch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig
 
 
 @attrs.frozen(eq=False)
 class Checkpoint:
-    """A loaded model with what belongs to it.
+    """A model without its weights.
 
     Attributes:
-        model: in evaluation mode, on its device.
+        folder: where it lies.
+        config: its ``config.json``.
+        auto_class: name of transformers' Auto class for it.
         chat: its tokenizer and chat template.
+        stop_ids: tokens that end an answer.
+        sampling: what its own generation_config asks for where a caller asks for nothing.
     """
 
-    model: PreTrainedModel
+    folder: Path
+    config: PretrainedConfig
+    auto_class: str
     chat: Chat
     stop_ids: frozenset[int]
-    """Tokens that end an answer."""
-    repetition_penalty: float
-    """What its own generation_config asks for; 1 is none."""
+    sampling: Sampling
 
 
-def load_checkpoint(
-    model_dir: Path | None, device: str, options: GenerationOptions, auto_classes: Mapping[str, str]
-) -> Checkpoint:
-    """Load model and tokenizer. Runs on the model's thread.
+def read_checkpoint(model_dir: Path | None, auto_classes: Mapping[str, str]) -> Checkpoint:
+    """Read everything but the weights. Runs on the model's thread.
 
     Args:
         model_dir: folder with ``config.json``, safetensors weights and ``tokenizer.json``.
-        device: where the model goes.
-        options: type of the weights, threads and attention.
         auto_classes: transformers' Auto class for each ``model_type`` that the service takes.
 
     Raises:
-        ServiceError: the folder does not hold such a model, or weights are missing in it.
+        ServiceError: the folder does not hold such a model.
     """
     if model_dir is None:
         raise ServiceError("this service needs a model: set `model` to a folder or a hub id")
-    prepare_torch(options.cpu_threads)
+    prepare_torch()
     with import_lock:
-        import transformers
         from transformers import AutoConfig, AutoTokenizer
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
-        auto_class: Any = getattr(transformers, _auto_class(config.model_type, auto_classes))
-        model, report = auto_class.from_pretrained(
-            model_dir,
-            dtype=resolve_dtype(options.dtype, device),
-            attn_implementation=options.attn_implementation,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        auto_class = _auto_class(config.model_type, auto_classes)
         tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).replace(str(model_dir), "the folder").partition("\n")[0]
-        raise ServiceError(f"the model cannot be loaded: {reason}") from error
-    _check_weights(report)
-    model.to(device).eval().requires_grad_(False)
+        raise unreadable(error, model_dir) from error
+    generation = _generation_config(model_dir, config)
     return Checkpoint(
-        model=model,
+        folder=model_dir,
+        config=config,
+        auto_class=auto_class,
         chat=Chat(tokenizer),
-        stop_ids=_stop_ids(model.generation_config.eos_token_id, tokenizer.eos_token_id),
-        repetition_penalty=model.generation_config.repetition_penalty or 1.0,
+        stop_ids=_stop_ids(generation.eos_token_id, tokenizer.eos_token_id),
+        sampling=_sampling(generation),
     )
+
+
+def unreadable(error: Exception, model_dir: Path) -> ServiceError:
+    """Make the error of a library one that names no path."""
+    reason = str(error).replace(str(model_dir), "the folder").partition("\n")[0]
+    return ServiceError(f"the model cannot be loaded: {reason}")
 
 
 def _auto_class(model_type: str, auto_classes: Mapping[str, str]) -> str:
@@ -87,11 +85,17 @@ def _auto_class(model_type: str, auto_classes: Mapping[str, str]) -> str:
     return auto_classes[model_type]
 
 
-def _check_weights(report: Mapping[str, Any]) -> None:
-    """Refuse what transformers fills with random numbers and only logs."""
-    missing = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
-    if missing:
-        raise ServiceError(f"the checkpoint lacks {len(missing)} weights that fit, {missing[0]} among them")
+def _generation_config(model_dir: Path, config: PretrainedConfig) -> Any:
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model_dir, local_files_only=True)
+    except OSError:  # the folder has none
+        return GenerationConfig.from_model_config(config)
+
+
+def _sampling(generation: Any) -> Sampling:
+    return Sampling(repetition_penalty=generation.repetition_penalty or 1.0)
 
 
 def _stop_ids(*eos: int | list[int] | None) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""One generation under way: its tokens, its text, its stream. Imports torch: import it inside ``load``."""
+"""One generation under way: its tokens, its text, its stream."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import attrs
 from aiservices.handler import Task
 from aiservices.handlers.text.detokenizer import Detokenizer
 from aiservices.handlers.text.generation import FinishReason, Generated, GenerationRequest, Usage
-from aiservices.handlers.text.grammar import GrammarRun
-from aiservices.handlers.text.own.sampling import Sampler
 
 EMIT_EVERY_S = 0.05
 """How often a row reports text and progress at most: smooth to read, and cheap beside the decoding."""
@@ -19,27 +17,21 @@ class Row:
     """One generation under way.
 
     Attributes:
-        sampler: how it chooses tokens.
-        run: its way through its grammar; None without one.
         detokenizer: turns its tokens into text.
         tokens: what was chosen so far, the end token included.
         text: what went out so far.
         counted: how many of them are counted as made.
         written: tokens whose text went out or waits for the rest of a character.
         written_at_s: when that was, on the monotonic clock.
-        failure: what to fail with at its next token.
     """
 
     task: Task[GenerationRequest]
-    sampler: Sampler
-    run: GrammarRun | None
     detokenizer: Detokenizer
     tokens: list[int] = attrs.field(factory=list)
     text: list[str] = attrs.field(factory=list)
     counted: int = 0
     written: int = 0
     written_at_s: float = -EMIT_EVERY_S
-    failure: Exception | None = None
 
     @property
     def request(self) -> GenerationRequest:
@@ -70,11 +62,11 @@ class Row:
         rest = self.tokens[self.written : len(self.tokens) - drop_last]
         self._emit(self.detokenizer.add(rest) + self.detokenizer.finish())
         self._count()
-        picture = self.request.picture
+        prompt = self.request.prompt
         usage = Usage(
-            prompt_tokens=len(self.request.token_ids),
+            prompt_tokens=len(prompt.token_ids),
             completion_tokens=len(self.tokens),
-            picture_tokens=picture.tokens if picture else 0,
+            picture_tokens=prompt.picture_tokens,
         )
         return Generated("".join(self.text), reason, usage, tuple(self.tokens))
 

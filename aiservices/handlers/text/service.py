@@ -11,14 +11,15 @@ import attrs
 
 from aiservices.errors import Unavailable
 from aiservices.handler import InputT, OutputT, StepHandler, Task
-from aiservices.handlers.text.checkpoint import Checkpoint, load_checkpoint
-from aiservices.handlers.text.generation import Generated, GenerationOptions, GenerationRequest, fit_new_tokens
+from aiservices.handlers.text.checkpoint import Checkpoint, read_checkpoint
+from aiservices.handlers.text.engine import TextEngine, generate
+from aiservices.handlers.text.generation import Generated, GenerationRequest, fit_new_tokens
+from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.torch_runtime import free_memory, import_lock
 from aiservices.options import read_options
 
 if TYPE_CHECKING:
-    from aiservices.handlers.text.own.backbone import Backbone
-    from aiservices.handlers.text.own.engine import GenerationEngine
+    from aiservices.handlers.text.picture_size import PictureSize
 
 
 @attrs.frozen(eq=False)
@@ -26,15 +27,11 @@ class Loaded:
     """What a handler holds between ``load`` and ``unload``."""
 
     checkpoint: Checkpoint
-    engine: GenerationEngine
-    window: int
-    """Tokens of prompt and answer together."""
-    vocabulary: int
-    """Width of the logits."""
+    engine: TextEngine
 
 
 class TextService(StepHandler[InputT, OutputT]):
-    """A handler whose rows are decoded by a :class:`~aiservices.handlers.text.own.engine.GenerationEngine`."""
+    """A handler whose rows are decoded by a :class:`~aiservices.handlers.text.engine.TextEngine`."""
 
     Options: ClassVar[type[GenerationOptions]] = GenerationOptions
     """The class of the service's ``options``."""
@@ -64,22 +61,20 @@ class TextService(StepHandler[InputT, OutputT]):
         """
         self._device = device
         self.options = read_options(self.Options, options)
-        checkpoint = load_checkpoint(model_dir, device, self.options, self.auto_classes)
+        checkpoint = read_checkpoint(model_dir, self.auto_classes)
+        pictures = self.read_picture_size(checkpoint)
         with import_lock:
-            from aiservices.handlers.text.own.engine import GenerationEngine
-        backbone = self.make_backbone(checkpoint, device)
-        engine = GenerationEngine(
-            backbone, checkpoint.chat.backend, checkpoint.stop_ids, self.options.prefill_chunk_tokens
-        )
-        self._loaded = Loaded(checkpoint, engine, backbone.window, backbone.vocabulary)
-        self.prepare(self._loaded, model_dir)
-        engine.generate(self.warm_up_requests())
+            from aiservices.handlers.text.own.loading import load_engine
+        engine = load_engine(checkpoint, device, self.options, pictures)
+        self._loaded = Loaded(checkpoint, engine)
+        self.prepare(self._loaded)
+        generate(engine, self.warm_up_requests())
         engine.reset()
 
     def unload(self) -> None:
         """Give the model's memory back."""
         if self._loaded is not None:
-            self._loaded.engine.reset()
+            self._loaded.engine.close()
             self._loaded = None
         free_memory(self._device)
 
@@ -101,14 +96,12 @@ class TextService(StepHandler[InputT, OutputT]):
         if self._loaded is not None:
             self._loaded.engine.reset()
 
-    def make_backbone(self, checkpoint: Checkpoint, device: str) -> Backbone:
-        """Wrap the model for the engine."""
-        from aiservices.handlers.text.own.backbone import Backbone
+    def read_picture_size(self, checkpoint: Checkpoint) -> PictureSize | None:
+        """Say how large pictures may be; None if the service shows the model none."""
+        return None
 
-        return Backbone(checkpoint.model, device)
-
-    def prepare(self, loaded: Loaded, model_dir: Path | None) -> None:
-        """Load what the service needs beside the model."""
+    def prepare(self, loaded: Loaded) -> None:
+        """Make what the service needs beside the engine."""
 
     @abc.abstractmethod
     def warm_up_requests(self) -> list[GenerationRequest]:
@@ -125,4 +118,4 @@ class TextService(StepHandler[InputT, OutputT]):
         Raises:
             InvalidInput: prompt and answer do not fit into the model's window.
         """
-        return fit_new_tokens(prompt_tokens, asked, self.options.max_new_tokens, self.loaded.window, field)
+        return fit_new_tokens(prompt_tokens, asked, self.options.max_new_tokens, self.loaded.engine.window, field)

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 from aiservices.errors import ServiceError
-from aiservices.handlers.text.checkpoint import load_checkpoint
-from aiservices.handlers.text.generation import GenerationOptions
+from aiservices.handlers.text.checkpoint import read_checkpoint
+from tests.handlers.text.own.loading import load_engine
 from tests.handlers.tiny_models import write_mistral
 
 MISTRAL = {"mistral": "AutoModelForCausalLM"}
@@ -30,17 +30,17 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, tmp_path: Path
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ServiceError, match=r"lacks 1 weights.*up_proj"):
-        load_checkpoint(broken, "cpu", GenerationOptions(), MISTRAL)
+        load_engine(broken)
 
 
 def test_other_models_and_empty_folders_are_refused_without_a_path(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"takes llama models, the folder holds a mistral one"):
-        load_checkpoint(folder, "cpu", GenerationOptions(), {"llama": "AutoModelForCausalLM"})
+        read_checkpoint(folder, {"llama": "AutoModelForCausalLM"})
     with pytest.raises(ServiceError, match="cannot be loaded") as refusal:
-        load_checkpoint(tmp_path, "cpu", GenerationOptions(), MISTRAL)
+        read_checkpoint(tmp_path, MISTRAL)
     assert str(tmp_path) not in str(refusal.value)
     with pytest.raises(ServiceError, match="needs a model"):
-        load_checkpoint(None, "cpu", GenerationOptions(), MISTRAL)
+        read_checkpoint(None, MISTRAL)
 
 
 def test_a_checkpoint_without_a_chat_template_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -52,4 +52,4 @@ def test_a_checkpoint_without_a_chat_template_is_refused(folder: Path, tmp_path:
     del settings["chat_template"]
     (bare / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ServiceError, match="no chat template"):
-        load_checkpoint(bare, "cpu", GenerationOptions(), MISTRAL)
+        read_checkpoint(bare, MISTRAL)

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from aiservices.errors import ServiceError
-from aiservices.handlers.text.generation import GenerationRequest, Picture
+from aiservices.handlers.text.generation import Prompt
+from aiservices.handlers.text.own.picture_reader import Pictures
 from aiservices.handlers.text.own.slot_cache import SlotCache
 
 
@@ -65,6 +66,7 @@ class Backbone:
         _check_attention(config)
         self.window: int = config.max_position_embeddings
         self.device = device
+        self.model = model
         self._eager = config._attn_implementation == "eager"
         parts: Any = model
         self._embed = parts.get_input_embeddings()
@@ -72,11 +74,11 @@ class Backbone:
         self._head = parts.get_output_embeddings()
         self.vocabulary: int = self._head.weight.shape[0]
 
-    def prepare(self, requests: Sequence[GenerationRequest]) -> Prompts:
+    def prepare(self, asked: Sequence[Prompt]) -> Prompts:
         """Embed prompts that are to be read together."""
-        ids = self._token_ids(requests)
-        positions = torch.arange(ids.shape[1], device=self.device).expand(len(requests), -1)
-        return Prompts([len(request.token_ids) for request in requests], self._embed(ids), positions)
+        ids = self._token_ids(asked)
+        positions = torch.arange(ids.shape[1], device=self.device).expand(len(asked), -1)
+        return Prompts([len(prompt.token_ids) for prompt in asked], self._embed(ids), positions)
 
     def read(self, prompts: Prompts, columns: int) -> torch.Tensor | None:
         """Read the next columns of some prompts.
@@ -127,9 +129,9 @@ class Backbone:
     def _step_positions(self, places: torch.Tensor, rope_deltas: torch.Tensor) -> torch.Tensor:
         return places[:, None]
 
-    def _token_ids(self, requests: Sequence[GenerationRequest]) -> torch.Tensor:
-        width = max(len(request.token_ids) for request in requests)
-        padded = [[*request.token_ids, *[0] * (width - len(request.token_ids))] for request in requests]
+    def _token_ids(self, asked: Sequence[Prompt]) -> torch.Tensor:
+        width = max(len(prompt.token_ids) for prompt in asked)
+        padded = [[*prompt.token_ids, *[0] * (width - len(prompt.token_ids))] for prompt in asked]
         return torch.tensor(padded, device=self.device)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -144,21 +146,22 @@ class PictureBackbone(Backbone):
         super().__init__(model, device)
         self._vision: Any = model.model
 
-    def prepare(self, requests: Sequence[GenerationRequest]) -> Prompts:
+    def prepare(self, asked: Sequence[Prompt]) -> Prompts:
         """Embed prompts that are to be read together, pictures included."""
-        prompts = super().prepare(requests)
+        prompts = super().prepare(asked)
         text = prompts.position_ids
         prompts.position_ids = text.expand(4, -1, -1).clone()
         prompts.pictures = torch.zeros(text.shape, dtype=torch.bool, device=self.device)
-        pictures = [(row, request.picture) for row, request in enumerate(requests) if request.picture is not None]
-        for row, picture in pictures:
-            prompts.position_ids[1:, row, : picture.position_ids.shape[1]] = picture.position_ids.to(self.device)
-            prompts.pictures[row, picture.first_token : picture.first_token + picture.tokens] = True
-        if pictures:
-            self._look(prompts, [picture for _, picture in pictures])
+        contents = [(row, prompt.content) for row, prompt in enumerate(asked) if prompt.content is not None]
+        for row, content in contents:
+            tokens = len(content.places)
+            prompts.position_ids[1:, row, :tokens] = content.position_ids.to(self.device)
+            prompts.pictures[row, :tokens] = content.places.to(self.device)
+        if contents:
+            self._look(prompts, [content for _, content in contents])
         return prompts
 
-    def _look(self, prompts: Prompts, pictures: Sequence[Picture]) -> None:
+    def _look(self, prompts: Prompts, pictures: Sequence[Pictures]) -> None:
         seen = self._vision.get_image_features(
             torch.cat([picture.pixel_values for picture in pictures]).to(self.device),
             torch.cat([picture.grid_thw for picture in pictures]).to(self.device),

@@ -8,49 +8,57 @@ rounding of the arithmetic), and a row that fails does so alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
 
 from aiservices.errors import JobFailed, OutOfMemory
-from aiservices.handler import MediaKind, Task, Unit
+from aiservices.handler import Task
 from aiservices.handlers.text.detokenizer import ByteDetokenizer, WindowDetokenizer
-from aiservices.handlers.text.generation import FinishReason, Generated, GenerationRequest
+from aiservices.handlers.text.engine import Ended
+from aiservices.handlers.text.generation import FinishReason, GenerationRequest, Prompt
 from aiservices.handlers.text.grammar import TokenMasks
 from aiservices.handlers.text.own.backbone import Backbone
+from aiservices.handlers.text.own.picture_reader import PictureReader
 from aiservices.handlers.text.own.prompt_reader import PromptReader, PromptsRead, PromptUnreadable
+from aiservices.handlers.text.own.row import OwnRow
 from aiservices.handlers.text.own.sampling import NO_TOKEN, Sampler, choose_tokens
 from aiservices.handlers.text.own.slot_cache import SlotCache
-from aiservices.handlers.text.row import Row
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-Ended = tuple[Task[GenerationRequest], Generated | Exception]
-"""A row that left the engine, and what came of it."""
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 
-class GenerationEngine:
-    """The rows of one model.
+class OwnEngine:
+    """The rows of one model, as :class:`~aiservices.handlers.text.engine.TextEngine` has it.
 
     Args:
         backbone: the model.
         tokenizer: turns tokens into text.
         stop_ids: tokens that end an answer.
         prefill_chunk_tokens: how many prompt tokens one step reads at most.
+        pictures: turns pictures into what the model sees; None for one that sees nothing.
     """
 
     def __init__(
-        self, backbone: Backbone, tokenizer: Tokenizer, stop_ids: Collection[int], prefill_chunk_tokens: int
+        self,
+        backbone: Backbone,
+        tokenizer: Tokenizer,
+        stop_ids: Collection[int],
+        prefill_chunk_tokens: int,
+        pictures: PictureReader | None = None,
     ) -> None:
+        self.window = backbone.window
+        self.vocabulary = backbone.vocabulary
+        self._pictures = pictures
         self._backbone = backbone
         self._tokenizer = tokenizer
         self._stop_ids = frozenset(stop_ids)
         self._prompts = PromptReader(backbone, prefill_chunk_tokens)
         self._masks = TokenMasks(backbone.vocabulary, backbone.device)
-        self._running: list[Row] = []
+        self._running: list[OwnRow] = []
         self._cache = SlotCache(backbone.device)
         self._rope_deltas: torch.Tensor | None = None
         self._ended: list[Ended] = []
@@ -58,6 +66,12 @@ class GenerationEngine:
     def __len__(self) -> int:
         """Rows that a step has yet to return."""
         return len(self._prompts) + len(self._running) + len(self._ended)
+
+    def render(self, token_ids: Sequence[int], pictures: Sequence[PilImage] = ()) -> Prompt:
+        """Make a prompt. Usable from several threads at once."""
+        if not pictures or self._pictures is None:
+            return Prompt(token_ids)
+        return self._pictures.read(token_ids, pictures)
 
     def admit(self, tasks: Sequence[Task[GenerationRequest]]) -> None:
         """Let rows join; their prompts are read in the next steps."""
@@ -91,27 +105,14 @@ class GenerationEngine:
         self._rope_deltas = None
         self._ended = []
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
-        """Answer these requests alone, as a warm-up does.
+    def close(self) -> None:
+        """Forget every row; the model goes with the engine."""
+        self.reset()
 
-        Raises:
-            Exception: what the first failed row failed with.
-        """
-        tasks: list[Task[GenerationRequest]] = [Task(request, _WarmUpContext()) for request in requests]
-        self.admit(tasks)
-        results: dict[int, Generated] = {}
-        while len(self):
-            for task, result in self.step():
-                if isinstance(result, Exception):
-                    self.reset()
-                    raise result
-                results[id(task)] = result
-        return [results[id(task)] for task in tasks]
-
-    def _start(self, task: Task[GenerationRequest]) -> Row:
+    def _start(self, task: Task[GenerationRequest]) -> OwnRow:
         request = task.item
         run = request.grammar.start() if request.grammar else None
-        return Row(
+        return OwnRow(
             task=task,
             sampler=Sampler.start(request, self._backbone.vocabulary, self._backbone.device),
             run=run,
@@ -144,7 +145,8 @@ class GenerationEngine:
         if not self._running:
             return
         if self._rope_deltas is None:
-            deltas = [row.request.picture.rope_delta if row.request.picture else 0 for row in self._running]
+            contents = [row.request.prompt.content for row in self._running]
+            deltas = [0 if content is None else content.rope_delta for content in contents]
             self._rope_deltas = torch.tensor(deltas, device=self._backbone.device)
         logits = self._backbone.decode([row.tokens[-1] for row in self._running], self._cache, self._rope_deltas)
         tokens = self._choose(logits, self._running)
@@ -156,7 +158,7 @@ class GenerationEngine:
         ]
         self._drop(leaving, poisoned={slot for slot in leaving if tokens[slot] == NO_TOKEN})
 
-    def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+    def _choose(self, logits: torch.Tensor, rows: Sequence[OwnRow]) -> list[int]:
         runs = [(index, row.run) for index, row in enumerate(rows) if row.run is not None]
         for index, run in runs:
             try:
@@ -170,7 +172,7 @@ class GenerationEngine:
                 tokens[index] = run.forced.popleft()
         return tokens
 
-    def _accept(self, row: Row, token: int, now_s: float) -> bool:
+    def _accept(self, row: OwnRow, token: int, now_s: float) -> bool:
         """Add a token to a row; False if that ended it."""
         try:
             return self._advance(row, token, now_s)
@@ -178,7 +180,7 @@ class GenerationEngine:
             self._fail(row, error)
             return False
 
-    def _advance(self, row: Row, token: int, now_s: float) -> bool:
+    def _advance(self, row: OwnRow, token: int, now_s: float) -> bool:
         if row.failure is not None:
             raise row.failure
         if token == NO_TOKEN:
@@ -197,10 +199,10 @@ class GenerationEngine:
             return True
         return False
 
-    def _finish(self, row: Row, reason: FinishReason, *, drop_last: bool) -> None:
+    def _finish(self, row: OwnRow, reason: FinishReason, *, drop_last: bool) -> None:
         self._ended.append((row.task, row.finish(reason, drop_last=drop_last)))
 
-    def _fail(self, row: Row, error: Exception) -> None:
+    def _fail(self, row: OwnRow, error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             error = OutOfMemory("the device ran out of memory while it read the prompt")
         self._ended.append((row.task, error))
@@ -213,30 +215,3 @@ class GenerationEngine:
                 self._running[slot] = last
         if slots:
             self._rope_deltas = None
-
-
-class _WarmUpContext:
-    """The surroundings of a row that no caller waits for."""
-
-    job_id = "warm-up"
-    cancelled = False
-
-    def progress(self, fraction: float) -> None:
-        pass
-
-    def emit(self, chunk: Any) -> None:
-        pass
-
-    def count(self, unit: Unit, amount: float) -> None:
-        pass
-
-    async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
-        raise NotImplementedError
-
-    async def run_in_child(
-        self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
-    ) -> tuple[dict[str, Any], bytearray]:
-        raise NotImplementedError
-
-    async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        raise NotImplementedError

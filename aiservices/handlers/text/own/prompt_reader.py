@@ -12,7 +12,7 @@ import attrs
 import torch
 
 from aiservices.handlers.text.own.backbone import Backbone, Prompts
-from aiservices.handlers.text.row import Row
+from aiservices.handlers.text.own.row import OwnRow
 
 
 @attrs.frozen(eq=False)
@@ -26,7 +26,7 @@ class PromptsRead:
         logits: after each row's last token, ``[rows, vocabulary]`` in float32.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[OwnRow]
     places: Sequence[int]
     prompts: Prompts
     logits: torch.Tensor
@@ -36,7 +36,7 @@ class PromptsRead:
 class PromptUnreadable:
     """A row whose prompt could not be read, by itself too."""
 
-    row: Row
+    row: OwnRow
     error: Exception
 
 
@@ -44,12 +44,12 @@ class PromptUnreadable:
 class _Reading:
     """Rows whose prompts are being read together; those that were evicted meanwhile are gone."""
 
-    rows: list[Row]
+    rows: list[OwnRow]
     prompts: Prompts
-    gone: set[Row] = attrs.field(factory=set)
+    gone: set[OwnRow] = attrs.field(factory=set)
 
     @property
-    def present(self) -> list[Row]:
+    def present(self) -> list[OwnRow]:
         return [row for row in self.rows if row not in self.gone]
 
 
@@ -64,14 +64,14 @@ class PromptReader:
     def __init__(self, backbone: Backbone, chunk_tokens: int) -> None:
         self._backbone = backbone
         self._chunk_tokens = chunk_tokens
-        self._waiting: deque[Row] = deque()
-        self._alone: set[Row] = set()  # to be read by themselves, because reading them in company failed
+        self._waiting: deque[OwnRow] = deque()
+        self._alone: set[OwnRow] = set()  # to be read by themselves, because reading them in company failed
         self._reading: _Reading | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + (len(self._reading.present) if self._reading else 0)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: OwnRow) -> None:
         """Let a row wait for its turn."""
         self._waiting.append(row)
 
@@ -89,7 +89,7 @@ class PromptReader:
             return None
         rows = self._reading.present if self._reading else self._next_rows()
         try:
-            reading = self._reading or _Reading(rows, self._backbone.prepare([row.request for row in rows]))
+            reading = self._reading or _Reading(rows, self._backbone.prepare([row.request.prompt for row in rows]))
             self._reading = reading
             logits = self._backbone.read(reading.prompts, max(1, self._chunk_tokens // len(reading.rows)))
         except Exception as error:
@@ -119,19 +119,19 @@ class PromptReader:
         self._alone.clear()
         self._reading = None
 
-    def _next_rows(self) -> list[Row]:
+    def _next_rows(self) -> list[OwnRow]:
         """Take prompts that together are read in one step, or one that is too long for that."""
         rows = [self._waiting.popleft()]
-        widest = len(rows[0].request.token_ids)
+        widest = len(rows[0].request.prompt.token_ids)
         while self._waiting and not (rows[0] in self._alone or self._waiting[0] in self._alone):
-            widest = max(widest, len(self._waiting[0].request.token_ids))
+            widest = max(widest, len(self._waiting[0].request.prompt.token_ids))
             if widest * (len(rows) + 1) > self._chunk_tokens:
                 break
             rows.append(self._waiting.popleft())
         self._alone.difference_update(rows)
         return rows
 
-    def _contain(self, rows: Sequence[Row], error: Exception) -> PromptUnreadable | None:
+    def _contain(self, rows: Sequence[OwnRow], error: Exception) -> PromptUnreadable | None:
         """Find out which prompt could not be read by reading each alone; a broken device is nobody's fault."""
         if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
             raise error

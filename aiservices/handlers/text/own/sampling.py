@@ -18,7 +18,7 @@ class Sampler:
     """How one row chooses, and the random numbers it has left.
 
     Attributes:
-        temperature, top_p, top_k, repetition_penalty: as in :class:`~aiservices.handlers.text.generation.GenerationRequest`.
+        temperature, top_p, top_k, repetition_penalty: as in :class:`~aiservices.handlers.text.generation.Sampling`.
         generator: of the draws; None where the likeliest token is taken.
         seen: which tokens the penalty falls on, ``[vocabulary]``; None without a penalty.
     """
@@ -33,19 +33,20 @@ class Sampler:
     @classmethod
     def start(cls, request: GenerationRequest, vocabulary: int, device: str) -> Sampler:
         """Begin a row: same request and seed, same choices, whichever rows are beside it."""
+        asked = request.sampling
         generator = None
-        if request.temperature > 0:
+        if asked.temperature > 0:
             generator = torch.Generator(device=device)
-            generator.seed() if request.seed is None else generator.manual_seed(request.seed)
+            generator.seed() if asked.seed is None else generator.manual_seed(asked.seed)
         seen = None
-        if request.repetition_penalty != 1:
+        if asked.repetition_penalty != 1:
             seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            seen[torch.tensor(request.token_ids, device=device)] = True
+            seen[torch.tensor(request.prompt.token_ids, device=device)] = True
         return cls(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            repetition_penalty=request.repetition_penalty,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            top_k=asked.top_k,
+            repetition_penalty=asked.repetition_penalty,
             generator=generator,
             seen=seen,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +16,12 @@ pytest.importorskip("torch", reason="needs torch and transformers: pip install '
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
 from aiservices.handlers.mistral import build_schema
-from aiservices.handlers.text.checkpoint import Checkpoint, load_checkpoint
-from aiservices.handlers.text.generation import Generated, GenerationOptions, GenerationRequest
+from aiservices.handlers.text.engine import generate
+from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling
 from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from tests.handlers.text.own.loading import load_engine, same_model, tokens_alone
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
-
-MISTRAL = {"mistral": "AutoModelForCausalLM"}
-
 
 POISON = 300
 """A token whose embedding is not a number in the poisoned model."""
@@ -34,21 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(folder: Path) -> Checkpoint:
-    return load_checkpoint(folder, "cpu", GenerationOptions(), MISTRAL)
-
-
-def make_engine(checkpoint: Checkpoint, chunk_tokens: int = 1024) -> Any:
-    from aiservices.handlers.text.own.backbone import Backbone
-    from aiservices.handlers.text.own.engine import GenerationEngine
-
-    backbone = Backbone(checkpoint.model, "cpu")
-    return GenerationEngine(backbone, checkpoint.chat.backend, checkpoint.stop_ids, chunk_tokens)
+def model(folder: Path) -> Any:
+    """The engine whose weights the others share."""
+    return load_engine(folder)
 
 
 @pytest.fixture
-def engine(checkpoint: Checkpoint) -> Iterator[Any]:
-    engine = make_engine(checkpoint)
+def engine(model: Any) -> Iterator[Any]:
+    engine = same_model(model)
     yield engine
     assert not len(engine), "a test left rows behind"
 
@@ -61,7 +53,7 @@ def prompt(seed: int, length: int) -> list[int]:
 def requests(count: int = 16) -> list[GenerationRequest]:
     """Different prompts, lengths and limits."""
     return [
-        GenerationRequest(token_ids=prompt(seed, 4 + 11 * seed % 70), max_new_tokens=6 + 7 * seed % 40)
+        GenerationRequest(Prompt(prompt(seed, 4 + 11 * seed % 70)), max_new_tokens=6 + 7 * seed % 40)
         for seed in range(count)
     ]
 
@@ -71,18 +63,17 @@ def tokens_of(results: Sequence[Generated | Exception]) -> list[tuple[int, ...]]
 
 
 @pytest.fixture(scope="module")
-def alone(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+def alone(model: Any) -> list[tuple[int, ...]]:
     """What each of :func:`requests` becomes by itself."""
-    engine = make_engine(checkpoint)
-    return [engine.generate([request])[0].token_ids for request in requests()]
+    return tokens_alone(model, requests())
 
 
-def test_greedy_tokens_are_those_of_transformers_generate(checkpoint: Checkpoint, alone: list[tuple[int, ...]]) -> None:
+def test_greedy_tokens_are_those_of_transformers_generate(model: Any, alone: list[tuple[int, ...]]) -> None:
     import torch
 
     for request, tokens in zip(requests(), alone, strict=True):
-        ids = torch.tensor([request.token_ids])
-        expected = checkpoint.model.generate(  # type: ignore[operator]  # transformers types it as a tensor too
+        ids = torch.tensor([request.prompt.token_ids])
+        expected = model._backbone.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=request.max_new_tokens,
@@ -94,7 +85,7 @@ def test_greedy_tokens_are_those_of_transformers_generate(checkpoint: Checkpoint
 
 
 def test_a_batch_of_sixteen_gives_the_tokens_of_each_row_alone(engine: Any, alone: list[tuple[int, ...]]) -> None:
-    assert tokens_of(engine.generate(requests())) == alone
+    assert tokens_of(generate(engine, requests())) == alone
 
 
 def test_rows_that_join_late_or_see_others_leave_keep_their_tokens(engine: Any, alone: list[tuple[int, ...]]) -> None:
@@ -106,28 +97,27 @@ def test_rows_that_join_late_or_see_others_leave_keep_their_tokens(engine: Any, 
 
 @pytest.mark.parametrize("chunk_tokens", [16, 50])
 def test_prompts_read_in_pieces_give_the_same_tokens(
-    checkpoint: Checkpoint, alone: list[tuple[int, ...]], chunk_tokens: int
+    model: Any, alone: list[tuple[int, ...]], chunk_tokens: int
 ) -> None:
-    assert tokens_of(make_engine(checkpoint, chunk_tokens).generate(requests())) == alone
+    assert tokens_of(generate(same_model(model, chunk_tokens), requests())) == alone
 
 
 def test_eager_attention_gives_the_same_tokens(folder: Path, alone: list[tuple[int, ...]]) -> None:
-    eager = load_checkpoint(folder, "cpu", GenerationOptions(attn_implementation="eager"), MISTRAL)
-    assert tokens_of(make_engine(eager).generate(requests())) == alone
+    eager = load_engine(folder, attn_implementation="eager")
+    assert tokens_of(generate(eager, requests())) == alone
 
 
 def test_narrow_types_run_too(folder: Path) -> None:
     for dtype in ("bfloat16", "float16"):
-        narrow = load_checkpoint(folder, "cpu", GenerationOptions(dtype=dtype), MISTRAL)
-        assert all(make_engine(narrow).generate(requests()[:4]))
+        assert all(generate(load_engine(folder, dtype=dtype), requests()[:4]))
 
 
-def test_a_long_prompt_does_not_stop_the_rows_that_run(checkpoint: Checkpoint) -> None:
-    engine = make_engine(checkpoint, chunk_tokens=16)
+def test_a_long_prompt_does_not_stop_the_rows_that_run(model: Any) -> None:
+    engine = same_model(model, chunk_tokens=16)
     running, long = tasks_for(
         [
-            GenerationRequest(token_ids=prompt(1, 8), max_new_tokens=30),
-            GenerationRequest(token_ids=prompt(2, 200), max_new_tokens=2),
+            GenerationRequest(Prompt(prompt(1, 8)), max_new_tokens=30),
+            GenerationRequest(Prompt(prompt(2, 200)), max_new_tokens=2),
         ]
     )
     engine.admit([running])
@@ -156,11 +146,11 @@ def test_an_evicted_row_leaves_its_companions_tokens_alone(engine: Any, alone: l
 
 
 def test_rows_are_evicted_while_they_wait_and_while_their_prompt_is_read(
-    checkpoint: Checkpoint, alone: list[tuple[int, ...]]
+    model: Any, alone: list[tuple[int, ...]]
 ) -> None:
-    engine = make_engine(checkpoint, chunk_tokens=16)
+    engine = same_model(model, chunk_tokens=16)
     reading, waiting, kept = tasks_for(
-        [GenerationRequest(token_ids=prompt(9, 100), max_new_tokens=5), requests()[1], requests()[2]]
+        [GenerationRequest(Prompt(prompt(9, 100)), max_new_tokens=5), requests()[1], requests()[2]]
     )
     engine.admit([reading, waiting, kept])
     engine.step()
@@ -185,40 +175,44 @@ def test_one_of_several_prompts_being_read_is_evicted(engine: Any, alone: list[t
 
 def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: Any) -> None:
     sampled = [
-        attrs.evolve(request, temperature=1.3, top_p=1.0 if number % 3 else 0.8, top_k=number % 2 * 30, seed=number)
+        attrs.evolve(request, sampling=Sampling(1.3, 1.0 if number % 3 else 0.8, number % 2 * 30, seed=number))
         for number, request in enumerate(requests())
     ]
     mixed = [*sampled[:10], *requests()[10:]]
-    together = tokens_of(engine.generate(mixed))
-    assert together == [engine.generate([request])[0].token_ids for request in mixed]
-    assert together[0] != engine.generate([attrs.evolve(mixed[0], seed=99)])[0].token_ids
+    together = tokens_of(generate(engine, mixed))
+    assert together == [generate(engine, [request])[0].token_ids for request in mixed]
+    assert (
+        together[0] != generate(engine, [attrs.evolve(mixed[0], sampling=mixed[0].sampling.but(seed=99))])[0].token_ids
+    )
 
 
 def test_without_a_seed_answers_vary(engine: Any) -> None:
-    request = attrs.evolve(requests()[3], temperature=2.0, max_new_tokens=12)
-    assert len({result.token_ids for result in engine.generate([request] * 4)}) > 1
+    request = attrs.evolve(requests()[3], sampling=Sampling(2.0), max_new_tokens=12)
+    assert len({result.token_ids for result in generate(engine, [request] * 4)}) > 1
 
 
 @pytest.fixture
 def poisoned(folder: Path) -> Any:
     import torch
 
-    checkpoint = load_checkpoint(folder, "cpu", GenerationOptions(), MISTRAL)
+    engine = load_engine(folder)
     with torch.no_grad():
-        model: Any = checkpoint.model
-        model.get_input_embeddings().weight[POISON] = float("nan")
-    return make_engine(checkpoint)
+        engine._backbone.model.get_input_embeddings().weight[POISON] = float("nan")
+    return engine
 
 
 def test_a_row_whose_logits_are_not_numbers_fails_alone(poisoned: Any, alone: list[tuple[int, ...]]) -> None:
-    harmless = [request for request in requests() if POISON not in request.token_ids]
-    bad = GenerationRequest(token_ids=[1, 7, POISON, 8], max_new_tokens=9)
+    healthy = [POISON not in request.prompt.token_ids for request in requests()]
+    harmless = list(itertools.compress(requests(), healthy))
+    bad = GenerationRequest(Prompt([1, 7, POISON, 8]), max_new_tokens=9)
     tasks = tasks_for([harmless[0], bad, *harmless[1:]])
     poisoned.admit(tasks)
     results = step_to_end(poisoned, tasks)
     failure = results.pop(1)
     assert isinstance(failure, JobFailed)
-    expected = [tokens for request, tokens in zip(requests(), alone, strict=True) if POISON not in request.token_ids]
+    expected = [
+        tokens for request, tokens in zip(requests(), alone, strict=True) if POISON not in request.prompt.token_ids
+    ]
     kept = [tokens for tokens in expected if POISON not in tokens]
     assert [tokens for tokens in tokens_of(results) if tokens in expected] == kept
 
@@ -231,7 +225,7 @@ def test_a_row_that_breaks_in_mid_generation_leaves_nothing_behind(engine: Any, 
 
     def break_last_row(tokens: Any, cache: Any, deltas: Any) -> Any:
         logits = decode(tokens, cache, deltas)
-        if len(cache.lengths) == 5 and cache.lengths[4] > len(tasks[4].item.token_ids) + 3:
+        if len(cache.lengths) == 5 and cache.lengths[4] > len(tasks[4].item.prompt.token_ids) + 3:
             logits[4] = float("nan")
             for layer in cache.layers:
                 layer.keys[4], layer.values[4] = torch.nan, torch.nan
@@ -296,9 +290,9 @@ def test_a_prompt_that_cannot_be_read_fails_alone(engine: Any, alone: list[tuple
     prepare = engine._backbone.prepare
     calls = []
 
-    def refuse_third(group: Sequence[GenerationRequest]) -> Any:
+    def refuse_third(group: Sequence[Prompt]) -> Any:
         calls.append(len(group))
-        if tasks[2].item in group:
+        if tasks[2].item.prompt in group:
             raise RuntimeError("this picture cannot be seen")
         return prepare(group)
 
@@ -317,7 +311,7 @@ def test_a_prompt_too_large_for_the_device_fails_alone(engine: Any, alone: list[
     read = engine._backbone.read
 
     def refuse_second(prompts: Any, columns: int) -> Any:
-        if len(tasks[1].item.token_ids) in prompts.lengths:
+        if len(tasks[1].item.prompt.token_ids) in prompts.lengths:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return read(prompts, columns)
 
@@ -328,10 +322,10 @@ def test_a_prompt_too_large_for_the_device_fails_alone(engine: Any, alone: list[
     assert tokens_of(results[:1]) == alone[:1]
 
 
-def test_a_broken_device_is_not_blamed_on_a_row(checkpoint: Checkpoint) -> None:
+def test_a_broken_device_is_not_blamed_on_a_row(model: Any) -> None:
     import torch
 
-    engine = make_engine(checkpoint)
+    engine = same_model(model)
     engine.admit(tasks_for(requests()[:2]))
 
     def break_down(prompts: Any, columns: int) -> Any:
@@ -357,9 +351,7 @@ def test_a_listener_that_raises_ends_its_own_row_only(engine: Any, alone: list[t
     assert tokens_of(results[:2]) == alone[:2]
 
 
-def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
-    engine: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stream_joins_up_to_the_text_and_progress_only_grows(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiservices.handlers.text.row.EMIT_EVERY_S", 0.0)
     tasks = tasks_for(requests())
     engine.admit(tasks)
@@ -368,7 +360,7 @@ def test_the_stream_joins_up_to_the_text_and_progress_only_grows(
         context = task.context
         assert isinstance(context, FakeContext)
         assert "".join(context.chunks) == result.text
-        assert result.text == checkpoint.chat.backend.decode(list(result.token_ids)).rstrip("\ufffd")
+        assert result.text == engine._tokenizer.decode(list(result.token_ids)).rstrip("\ufffd")
         assert context.fractions == sorted(context.fractions)
         assert all(0 < fraction <= 1 for fraction in context.fractions)
         assert len(context.fractions) == len(result.token_ids) - 1
@@ -387,19 +379,17 @@ def test_quick_rows_report_once_and_sum_up(engine: Any, monkeypatch: pytest.Monk
     assert "".join(task.context.chunks) == result.text
 
 
-def test_an_end_token_stops_the_row_and_stays_out_of_the_text(
-    checkpoint: Checkpoint, alone: list[tuple[int, ...]]
-) -> None:
+def test_an_end_token_stops_the_row_and_stays_out_of_the_text(model: Any, alone: list[tuple[int, ...]]) -> None:
     tokens = alone[2]
     end = tokens[5]
     assert end not in tokens[:5]
-    engine = make_engine(attrs.evolve(checkpoint, stop_ids=frozenset({2, end})))
-    (result,) = engine.generate([requests()[2]])
+    engine = same_model(model, stop_ids={2, end})
+    (result,) = generate(engine, [requests()[2]])
     assert result.finish_reason == "stop"
     assert result.token_ids == tokens[:6]
-    assert result.text == checkpoint.chat.backend.decode(list(tokens[:5])).rstrip("\ufffd")
+    assert result.text == engine._tokenizer.decode(list(tokens[:5])).rstrip("\ufffd")
     assert result.usage.completion_tokens == 6
-    assert result.usage.prompt_tokens == len(requests()[2].token_ids)
+    assert result.usage.prompt_tokens == len(requests()[2].prompt.token_ids)
 
 
 def test_reset_forgets_every_row_and_the_next_ones_are_as_ever(engine: Any, alone: list[tuple[int, ...]]) -> None:
@@ -411,21 +401,21 @@ def test_reset_forgets_every_row_and_the_next_ones_are_as_ever(engine: Any, alon
     assert len(engine) == 0
     assert engine.step() == []
     assert engine._cache.layers == []
-    assert tokens_of(engine.generate(requests()[:3])) == alone[:3]
+    assert tokens_of(generate(engine, requests()[:3])) == alone[:3]
 
 
 def test_nothing_is_held_once_the_last_row_has_left(engine: Any) -> None:
-    engine.generate(requests())
+    generate(engine, requests())
     assert engine._cache.layers == []
     assert engine._running == []
 
 
-def test_a_repetition_penalty_is_that_of_transformers(checkpoint: Checkpoint, engine: Any) -> None:
+def test_a_repetition_penalty_is_that_of_transformers(model: Any, engine: Any) -> None:
     import torch
 
-    request = attrs.evolve(requests()[4], repetition_penalty=1.4, max_new_tokens=25)
-    ids = torch.tensor([request.token_ids])
-    expected = checkpoint.model.generate(  # type: ignore[operator]
+    request = attrs.evolve(requests()[4], sampling=Sampling(repetition_penalty=1.4), max_new_tokens=25)
+    ids = torch.tensor([request.prompt.token_ids])
+    expected = model._backbone.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=25,
@@ -434,6 +424,6 @@ def test_a_repetition_penalty_is_that_of_transformers(checkpoint: Checkpoint, en
         pad_token_id=0,
     )
     free = requests()[5]
-    penalised, other = engine.generate([request, free])
+    penalised, other = generate(engine, [request, free])
     assert penalised.token_ids == tuple(expected[0, ids.shape[1] :].tolist())
-    assert other.token_ids == engine.generate([free])[0].token_ids
+    assert other.token_ids == generate(engine, [free])[0].token_ids

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiservices.handlers.text.generation import GenerationRequest
+from aiservices.handlers.text.generation import GenerationRequest, Prompt, Sampling
 
 
 def _choose(logits: list[list[float]], *rows: GenerationRequest) -> list[int]:
@@ -18,7 +18,7 @@ def _choose(logits: list[list[float]], *rows: GenerationRequest) -> list[int]:
 
 
 def _request(**settings: Any) -> GenerationRequest:
-    return GenerationRequest(token_ids=[0], max_new_tokens=1, **settings)
+    return GenerationRequest(Prompt([0]), max_new_tokens=1, sampling=Sampling(**settings))
 
 
 def test_a_row_without_any_possible_token_is_told_apart() -> None:

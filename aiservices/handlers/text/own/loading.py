@@ -1,0 +1,84 @@
+"""Load a checkpoint's weights for the engine that comes with the package. Imports torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from transformers import PreTrainedModel
+
+from aiservices.errors import ServiceError
+from aiservices.handlers.text.checkpoint import Checkpoint, unreadable
+from aiservices.handlers.text.options import GenerationOptions
+from aiservices.handlers.text.own.backbone import Backbone, PictureBackbone
+from aiservices.handlers.text.own.engine import OwnEngine
+from aiservices.handlers.text.own.picture_reader import PictureReader
+from aiservices.handlers.text.picture_size import PictureSize
+from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype
+
+
+def load_engine(
+    checkpoint: Checkpoint, device: str, options: GenerationOptions, pictures: PictureSize | None
+) -> OwnEngine:
+    """Load the weights and make the engine. Runs on the model's thread.
+
+    Args:
+        checkpoint: whose weights.
+        device: where they go.
+        options: type of the weights, threads, attention, size of the pieces in which prompts are read.
+        pictures: how large pictures may be; None if there will be none, and a vision tower is dropped.
+
+    Raises:
+        ServiceError: weights are missing, or are of a kind that this engine cannot run.
+    """
+    prepare_torch(options.cpu_threads)
+    model = load_weights(checkpoint, device, options)
+    reader = None
+    if pictures is not None:
+        reader = PictureReader(model, pictures)
+        backbone: Backbone = PictureBackbone(model, device)
+    else:
+        _drop_vision(model)
+        backbone = Backbone(model, device)
+    chat = checkpoint.chat
+    return OwnEngine(backbone, chat.backend, checkpoint.stop_ids, options.prefill_chunk_tokens, reader)
+
+
+def load_weights(checkpoint: Checkpoint, device: str, options: GenerationOptions) -> PreTrainedModel:
+    """Load the model, in evaluation mode, on its device.
+
+    Raises:
+        ServiceError: weights are missing, or cannot be read.
+    """
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    auto_class: Any = getattr(transformers, checkpoint.auto_class)
+    try:
+        model, report = auto_class.from_pretrained(
+            checkpoint.folder,
+            config=checkpoint.config,
+            dtype=resolve_dtype(options.dtype, device),
+            attn_implementation=options.attn_implementation,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise unreadable(error, checkpoint.folder) from error
+    _check_weights(report)
+    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def _check_weights(report: Mapping[str, Any]) -> None:
+    """Refuse what transformers fills with random numbers and only logs."""
+    missing = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+    if missing:
+        raise ServiceError(f"the checkpoint lacks {len(missing)} weights that fit, {missing[0]} among them")
+
+
+def _drop_vision(model: Any) -> None:
+    """Free the vision tower of a model that will see nothing."""
+    if model.config.model_type == "mistral3":
+        model.model.vision_tower = model.model.multi_modal_projector = None

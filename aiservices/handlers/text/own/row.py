@@ -1,0 +1,24 @@
+"""One row of the own engine. Imports torch: import it inside ``load``."""
+
+from __future__ import annotations
+
+import attrs
+
+from aiservices.handlers.text.grammar import GrammarRun
+from aiservices.handlers.text.own.sampling import Sampler
+from aiservices.handlers.text.row import Row
+
+
+@attrs.define(eq=False, kw_only=True)
+class OwnRow(Row):
+    """A generation whose tokens are chosen here.
+
+    Attributes:
+        sampler: how it chooses tokens.
+        run: its way through its grammar; None without one.
+        failure: what to fail with at its next token.
+    """
+
+    sampler: Sampler
+    run: GrammarRun | None
+    failure: Exception | None = None
