@@ -56,7 +56,9 @@ def small_modules(patch: pytest.MonkeyPatch) -> None:
     del llama_configs.LLAMA_CONFIGS["GPT2_small"]
     library.add_backbones(llama_configs.LLAMA_CONFIGS)
     alignment = importlib.import_module("chatterbox.models.t3.inference.alignment_stream_analyzer")
+    ours = importlib.import_module("aiservices.handlers.chatterbox.alignment")
     patch.setattr(alignment, "LLAMA_ALIGNED_HEADS", [(0, 1), (1, 0), (1, 1)])
+    patch.setattr(ours, "ALIGNED_HEADS", ((0, 1), (1, 0), (1, 1)))
     patch.setattr(cond_enc, "Perceiver", partial(cond_enc.Perceiver, 4, HIDDEN, HIDDEN, 2))
     voice.ve_hidden_size = 16
     patch.setattr(tts, "VoiceEncoder", partial(tts.VoiceEncoder, voice))

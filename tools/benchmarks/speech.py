@@ -31,7 +31,8 @@ from aiservices.handlers.chatterbox import ChatterboxOptions, ChatterboxTextToSp
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel
 from aiservices.handlers.chatterbox.library import import_library, quiet
 from aiservices.handlers.chatterbox.sampling import Sampling
-from aiservices.handlers.chatterbox.t3 import T3Engine, T3Request
+from aiservices.handlers.chatterbox.t3 import T3Engine
+from aiservices.handlers.chatterbox.t3_rows import T3Request
 from aiservices.handlers.chatterbox.variants import VARIANTS, TextReader
 from aiservices.handlers.speech_contract import TextToSpeechInput
 from aiservices.handlers.torch_runtime import prepare_torch

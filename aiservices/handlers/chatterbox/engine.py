@@ -14,7 +14,8 @@ from aiservices.handlers.chatterbox.job import Part, SpeechJob
 from aiservices.handlers.chatterbox.pieces import seed_of
 from aiservices.handlers.chatterbox.request import ChatterboxRequest
 from aiservices.handlers.chatterbox.s3gen import S3GenEngine, SoundRequest
-from aiservices.handlers.chatterbox.t3 import Draw, T3Engine, T3Request
+from aiservices.handlers.chatterbox.t3 import T3Engine
+from aiservices.handlers.chatterbox.t3_rows import Draw, T3Request
 from aiservices.handlers.chatterbox.voices import VoiceStore
 from aiservices.handlers.speech import Speech
 

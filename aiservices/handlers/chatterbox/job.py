@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from aiservices.handlers.audio import Samples
-    from aiservices.handlers.chatterbox.t3 import Draw
+    from aiservices.handlers.chatterbox.t3_rows import Draw
     from aiservices.handlers.chatterbox.voices import Voice
 
 _MAX_WARNINGS = 20

@@ -177,7 +177,7 @@ def test_a_part_at_odds_with_its_text_is_drawn_again_and_then_said_so(checkpoint
 
 
 def test_a_text_without_any_sound_fails_that_job_alone(handler: ChatterboxTextToSpeech) -> None:
-    from aiservices.handlers.chatterbox.t3 import Draw
+    from aiservices.handlers.chatterbox.t3_rows import Draw
 
     engine, wanted = handler._ready.engine, say(handler)
     silent, good = job(handler, "Nothing."), job(handler)

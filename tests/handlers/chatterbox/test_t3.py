@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from tests.handlers import tiny_chatterbox
+from tests.handlers.chatterbox import judging
 
 if find_spec("chatterbox") is None:
     pytest.skip("the chatterbox extra is not installed: scripts/install chatterbox", allow_module_level=True)
@@ -22,7 +23,8 @@ import torch  # noqa: E402 - behind the guard of the import above
 
 from aiservices.errors import JobFailed  # noqa: E402
 from aiservices.handlers.chatterbox.sampling import Sampling  # noqa: E402
-from aiservices.handlers.chatterbox.t3 import SPEECH_TOKENS, Draw, T3Engine, T3Request  # noqa: E402
+from aiservices.handlers.chatterbox.t3 import T3Engine  # noqa: E402
+from aiservices.handlers.chatterbox.t3_rows import SPEECH_TOKENS, Draw, T3Request  # noqa: E402
 
 pytestmark = [
     pytest.mark.chatterbox,
@@ -84,6 +86,7 @@ def patch() -> Iterator[None]:
         tiny_chatterbox.small_modules(patch)
         loop: Any = importlib.import_module("chatterbox.models.t3.t3")
         patch.setattr(loop, "tqdm", partial(loop.tqdm, disable=True))
+        judging.as_corrected(patch)
         yield
     model.cache_clear()
     expected.cache_clear()
