@@ -13,7 +13,8 @@ from aiservices.handlers.chatterbox.finishing import FinishingPool
 from aiservices.handlers.chatterbox.job import Part, SpeechJob
 from aiservices.handlers.chatterbox.pieces import seed_of
 from aiservices.handlers.chatterbox.request import ChatterboxRequest
-from aiservices.handlers.chatterbox.s3gen import S3GenEngine, SoundRequest
+from aiservices.handlers.chatterbox.flow import SoundRequest
+from aiservices.handlers.chatterbox.s3gen import S3GenEngine
 from aiservices.handlers.chatterbox.t3 import T3Engine
 from aiservices.handlers.chatterbox.t3_rows import Draw, T3Request
 from aiservices.handlers.chatterbox.voices import VoiceStore

@@ -31,7 +31,7 @@ from aiservices.handlers.reference_clip import PROMPT_FIELD, Reference, read_ref
 if TYPE_CHECKING:
     import torch
 
-    from aiservices.handlers.chatterbox.s3gen import GenVoice
+    from aiservices.handlers.chatterbox.flow import GenVoice
 
 _AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
@@ -193,7 +193,7 @@ class VoiceStore:
         return voice
 
     def _placed(self, parts: Mapping[str, Any]) -> Voice:
-        from aiservices.handlers.chatterbox.s3gen import GenVoice
+        from aiservices.handlers.chatterbox.flow import GenVoice
 
         # Clones, so that no small part keeps a large whole alive.
         own = {name: part.detach().clone().to(self._device) for name, part in parts.items()}

@@ -20,7 +20,8 @@ tiny_chatterbox.import_library()
 
 import torch  # noqa: E402 - behind the guard of the import above
 
-from aiservices.handlers.chatterbox.s3gen import GenVoice, S3GenEngine, SoundRequest  # noqa: E402
+from aiservices.handlers.chatterbox.flow import GenVoice, SoundRequest  # noqa: E402
+from aiservices.handlers.chatterbox.s3gen import S3GenEngine  # noqa: E402
 
 pytestmark = [
     pytest.mark.chatterbox,
