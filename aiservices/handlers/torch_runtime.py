@@ -24,6 +24,9 @@ import_lock = threading.RLock()
 """Hold it while importing torch, transformers or what imports them: several models load at once, each on its thread,
 and two threads inside one large package see each other's half-made modules."""
 
+capture_lock = threading.RLock()
+"""Hold it while capturing a CUDA graph: one capture disturbs another, whichever service's it is."""
+
 
 def prepare_torch(cpu_threads: int | None = None) -> None:
     """Import torch and see to it that transformers can be imported after it. Callable from any thread, again and again.

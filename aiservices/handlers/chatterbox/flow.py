@@ -5,8 +5,8 @@ ahead, three tokens, where the library has zeros after the end, so the padding i
 the library masks by itself. The noise of a row comes from its own generator in the library's order.
 
 The modules are the library's; the loops over them are ours, because the library's make each mask anew in every block
-and look at it on the host: 140 waits for the device in a render. Source: chatterbox-tts 0.1.7, ``UpsampleConformerEncoder``,
-``ConditionalDecoder.forward`` and ``ConditionalCFM.solve_euler``.
+and look at it on the host: 140 waits for the device in a render. Source: ``UpsampleConformerEncoder``,
+``ConditionalDecoder.forward`` and ``ConditionalCFM.solve_euler`` of chatterbox-tts 0.1.7.
 """
 
 from __future__ import annotations

@@ -104,12 +104,6 @@ class S3GenEngine:
 
 
 def _stream(device: str) -> torch.cuda.Stream:
-    """Take a stream, once the weights are where they belong, and let matrices be multiplied in TF32.
-
-    TF32 rounds float32 factors to 10 bits behind the point and is several times as fast; cuDNN's convolutions have it
-    by default. The switch holds for the whole process, so it is thrown where a GPU is used and nowhere else: the other
-    services compute in bfloat16 there, which it does not touch.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = True
+    """Take a stream, once the weights are where they belong."""
     torch.cuda.synchronize(device)
-    return torch.cuda.Stream(device)  # type: ignore[no-any-return,no-untyped-call]  # torch leaves it untyped
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped

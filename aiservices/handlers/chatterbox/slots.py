@@ -29,7 +29,7 @@ class Slots:
         alignment_heads: Mapping[int, Sequence[int]] | None = None,
         fixed: tuple[int, int] | None = None,
     ) -> None:
-        self._stack, self._device, self._dtype = stack, device, dtype
+        self._stack, self._device, self.dtype = stack, device, dtype
         self._alignment_heads = dict(alignment_heads or {})
         self._fixed = fixed
         self.keys: list[torch.Tensor] = []
@@ -147,7 +147,7 @@ class Slots:
             for layer in range(self._stack.layers):
                 # Zeros, because masked columns are multiplied too and fresh memory may hold NaN.
                 shape = (slots, self._stack.heads, columns, self._stack.head_dim)
-                buffer = torch.zeros(shape, dtype=self._dtype, device=self._device)
+                buffer = torch.zeros(shape, dtype=self.dtype, device=self._device)
                 if held:
                     buffer[:held, :, :used] = old[layer][:held, :, :used]
                     old[layer] = buffer  # one layer's old buffer at a time is held twice

@@ -69,6 +69,11 @@ class T3Engine:
         return len(self._rows)
 
     @torch.inference_mode()
+    def prepare(self) -> None:
+        """Do what a step of any number of rows would have to do the first time."""
+        self._decoder.prepare(self._t3.cfg.hidden_size)
+
+    @torch.inference_mode()
     def join(self, requests: Sequence[T3Request]) -> list[tuple[T3Request, Exception]]:
         """Let rows in: read their prompts in one pass.
 

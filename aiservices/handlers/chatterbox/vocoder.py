@@ -1,4 +1,4 @@
-"""S3Gen's vocoder: from spectrograms to sound, row by row or all rows in one go. Imports torch: import it inside ``load``.
+"""S3Gen's vocoder: from spectrograms to sound, row by row or together. Imports torch: import it inside ``load``.
 
 Its convolutions look both ways, and at the end of a row the library has zeros. So rows that go together are zeroed
 after their ends before each convolution; only what turns sound into frequencies and back, which mirrors the ends, is
