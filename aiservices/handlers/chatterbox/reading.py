@@ -52,7 +52,7 @@ class RequestReader:
         """
         asked, model, options = request.input, self._model, self._options
         language = self._language(asked, voice_name)
-        pieces = plan_pieces(asked.text, model.reader, language, options.pause_s)
+        pieces = plan_pieces(asked.text, model.reader, language, options.pause_s, streamed=asked.stream)
         if not pieces:
             raise InvalidInput("$.text", "expected words, got only marks and pictures")
         if max(model.reader.unknown_share(piece.ids) for piece in pieces) > _UNKNOWN_SHARE:

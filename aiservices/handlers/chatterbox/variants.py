@@ -31,7 +31,7 @@ class Variant:
     Args:
         name: as in the options.
         family: which of the library's three classes runs it: that decides on its text, its tokenizer and T3's form.
-        t3_file: pattern of the file with T3's weights.
+        t3_file: pattern of the file with T3's weights; of several the newest is taken.
         s3gen_files: names that S3Gen's file may have.
         tokenizer_file: what the text's tokenizer is read from.
         backbone: of T3, by its name in the library's ``LLAMA_CONFIGS``.
@@ -63,6 +63,10 @@ class Variant:
     clip_lufs: float | None = None
     flow_steps: int = 10
     tail: tuple[int, ...] = ()
+
+    def newest_t3(self, model_dir: Path) -> Path:
+        """Return the file with T3's weights: of ``t3_mtl23ls_v2`` and ``t3_mtl23ls_v3`` the latter."""
+        return max(model_dir.glob(self.t3_file), key=lambda file: (_version(file.stem), file.name))
 
 
 _TURBO = Variant(
@@ -120,6 +124,12 @@ def find_variant(model_dir: Path, wanted: str) -> Variant:
     )
     missing = ", ".join(_missing_files(model_dir, nearest))
     raise ServiceError(f"the model folder is no Chatterbox checkpoint ({nearest.name}): it lacks {missing}")
+
+
+def _version(name: str) -> int:
+    """Return the number behind the last ``v`` of a file's name; 0 without one."""
+    found = re.findall(r"v(\d+)", name)
+    return int(found[-1]) if found else 0
 
 
 def _missing_files(model_dir: Path, variant: Variant) -> list[str]:

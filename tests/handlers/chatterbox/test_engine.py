@@ -165,9 +165,9 @@ def test_a_part_at_odds_with_its_text_is_drawn_again_and_then_said_so(checkpoint
     seeds: list[int] = []
     join = handler._ready.engine._t3.join
 
-    def counted(requests: Any) -> None:
+    def counted(requests: Any) -> Any:
         seeds.extend(request.seed for request in requests)
-        join(requests)
+        return join(requests)
 
     handler._ready.engine._t3.join = counted  # type: ignore[method-assign]  # to see what is drawn
     speech = say(handler)

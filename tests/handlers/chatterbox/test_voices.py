@@ -59,13 +59,13 @@ def test_the_voices_of_prompts_are_made_once_and_their_number_is_bounded(
     from aiservices.handlers.chatterbox.voices import VoiceStore
 
     handler = loaded(checkpoint, {**PLAIN, "cached_voices": 2})
-    made: list[str] = []
     make = VoiceStore.make
 
     def counted(store: VoiceStore, clip: Any) -> Any:
         made.append(clip.digest)
         return make(store, clip)
 
+    made: list[str] = []
     monkeypatch.setattr(VoiceStore, "make", counted)
     other = as_file(voice_like(180, seconds=3))
     for clip in (LOW, HIGH, LOW, other, LOW, HIGH):  # HIGH was the one not used for longest when other came
@@ -90,13 +90,14 @@ def test_a_voice_is_not_changed_by_its_use_and_holds_no_gradients(handler: Chatt
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # half a minute where nobody else computes
 def test_memory_does_not_grow_with_the_number_of_voices(handler: ChatterboxTextToSpeech) -> None:
-    from aiservices.handlers.chatterbox.voices import Clip
+    from aiservices.handlers.chatterbox.clips import Clip
 
     at_24k, at_16k = (voice_like(120, seconds=3, sample_rate=rate) for rate in (24_000, 16_000))
     sizes = []
     for number in range(500):
         clip = Clip(np.roll(at_24k, 3 * number), np.roll(at_16k, 2 * number), f"voice {number}")
-        handler._ready.voices.of_clip(clip)
+        voices = handler._ready.voices
+        voices._keep(clip.digest, voices.make(clip))
         if number in (19, 499):
             say(handler, "Hi.", LOW)
             sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
