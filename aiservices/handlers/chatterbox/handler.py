@@ -181,6 +181,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
             capacity=options.rows,
             fixed_columns=longest if graphs else None,
             graphs=graphs,
+            judged=variant.judged,
         )
         s3gen = S3GenEngine(model.s3gen, self._device, steps=options.flow_steps or variant.flow_steps)
         return SpeechEngine(

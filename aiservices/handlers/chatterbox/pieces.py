@@ -20,7 +20,7 @@ the end of its context."""
 
 FIRST_PIECE_CHARS = 60
 """A streamed text begins with about so much, some four seconds of speech, so that it is soon heard. Each of the next
-pieces may be twice as long as the one before: where speech is made twice as fast as it is heard, the stream never waits.
+pieces may be twice as long as the one before: where speech is made twice as fast as it is heard, no listener waits.
 """
 
 _CLAUSE_END = re.compile("|".join(SPEECH_BREAKS[:2]))
@@ -110,7 +110,7 @@ def _first_end(text: str) -> int:
     """Return where the first piece of a stream ends: with a clause, or else between words."""
     least, most = _FIRST_CLAUSE_CHARS
     for found in _CLAUSE_END.finditer(text, least):
-        if found.start() <= most:
+        if found.start() <= most and len(text) - found.end() >= least:
             return found.end()
     return len(text) if len(text) <= most else len(split_text(text, FIRST_PIECE_CHARS, SPEECH_BREAKS[2:])[0])
 

@@ -35,6 +35,7 @@ class T3Engine:
         capacity: most rows at once.
         fixed_columns: tokens of the longest row, to hold fixed buffers; None to let them grow.
         graphs: whether to capture steps as CUDA graphs, which needs fixed buffers.
+        judged: whether :mod:`.alignment` judges each row, as the first multilingual models need it.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class T3Engine:
         capacity: int = 16,
         fixed_columns: int | None = None,
         graphs: bool = False,
+        judged: bool = False,
     ) -> None:
         self.capacity = capacity
         self.embedding = T3Embedding(t3, t3_cond, device)
         """Turns voices, texts and tokens into what the rows read."""
         self._t3, self._device, self._hp = t3, device, t3.hp
         stack = Gpt2Stack(t3.tfmr) if t3.is_gpt else LlamaStack(t3.tfmr)
-        self._aligned = bool(t3.hp.is_multilingual)
+        self._aligned = judged
         fixed = None if fixed_columns is None else (2 * capacity, fixed_columns)
         heads = alignment_heads() if self._aligned else None
         self._slots = Slots(stack, device, t3.speech_head.weight.dtype, heads, fixed)

@@ -146,7 +146,8 @@ def theirs_alone(t3: Any, case: Case) -> list[int]:
 
 def engine(variant: str, **options: Any) -> T3Engine:
     tts = tiny_chatterbox.import_library()
-    return T3Engine(model(variant), tts.T3Cond, "cpu", capacity=8, **options)
+    judged = variant == "multilingual"
+    return T3Engine(model(variant), tts.T3Cond, "cpu", capacity=8, judged=judged, **options)
 
 
 def request(ours: T3Engine, case: Case, max_tokens: int = MAX_TOKENS) -> T3Request:
