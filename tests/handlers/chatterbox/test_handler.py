@@ -162,6 +162,30 @@ def test_the_language_model_may_be_in_bfloat16(checkpoint: Path) -> None:
     assert same(say(handler, clip=LOW), say(handler, clip=LOW))
 
 
+def test_a_model_that_is_loaded_has_spoken_and_forgotten_it(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from aiservices.handlers.chatterbox.s3gen import S3GenEngine
+    from aiservices.handlers.chatterbox.t3 import T3Engine
+
+    used: list[str] = []
+    for owner, name in ((T3Engine, "prepare"), (T3Engine, "step"), (S3GenEngine, "render")):
+        usual = getattr(owner, name)
+
+        def noted(*given: Any, name: str = name, usual: Any = usual, **named: Any) -> Any:
+            used.append(name)
+            return usual(*given, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+    before = torch.random.get_rng_state()
+    handler = loaded(checkpoint)
+    assert list(dict.fromkeys(used)) == ["prepare", "step", "render"]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    engine = handler._ready.engine
+    assert (len(engine._t3), engine._jobs, len(handler._ready.voices)) == (0, [], 0)
+    handler.unload()
+
+
 def test_unload_forgets_the_model_and_the_voices(checkpoint: Path) -> None:
     handler = loaded(checkpoint)
     handler.admit([job(handler)])

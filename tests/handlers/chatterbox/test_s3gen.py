@@ -124,6 +124,28 @@ def test_rows_of_different_voices_and_lengths_sound_as_the_library_alone(
     assert min(float(np.abs(sound).max()) for sound in together) > 0.01
 
 
+@pytest.mark.parametrize("max_frames", [4_000, 450])
+@pytest.mark.parametrize("meanflow", [False, True], ids=["ten steps", "meanflow"])
+def test_a_vocoder_of_all_rows_together_sounds_as_the_library_alone(
+    meanflow: bool, max_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiservices.handlers.chatterbox.vocoder._MAX_FRAMES", max_frames)
+    ours = S3GenEngine(model(meanflow), "cpu", steps=2 if meanflow else 10, max_tokens=16_000)
+    ours._vocoder._together = True
+    groups: list[int] = []
+    grouped = ours._vocoder._grouped
+
+    def noted(rows: Sequence[Any]) -> Any:
+        groups.append(len(rows))
+        return grouped(rows)
+
+    monkeypatch.setattr(ours._vocoder, "_grouped", noted)
+    together = sound(ours.render(requests(meanflow)))
+    ours.close()
+    assert groups == ([5] if max_frames == 4_000 else [2, 2, 1])
+    assert farthest(together, expected(meanflow)) < 1e-4
+
+
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     ours = S3GenEngine(model(False), "cpu")
