@@ -76,6 +76,6 @@ def test_the_flow_never_waits_for_the_device(s3gen: Any, monkeypatch: pytest.Mon
     solved = flow._solved(drawn(rows, 80, WIDTH, seed=0), given, mask())
     assert looked == []
     assert solved.shape == (rows, 80, WIDTH)
-    given = {"mu": given[:, :80], "spks": given[:, 80:160, 0], "cond": given[:, 160:]}  # type: ignore[assignment]
-    s3gen.flow.decoder.estimator.forward(solved, mask=mask().float(), t=torch.zeros(1), r=torch.ones(1), **given)
+    named = {"mu": given[:, :80], "spks": given[:, 80:160, 0], "cond": given[:, 160:]}
+    s3gen.flow.decoder.estimator.forward(solved, mask=mask().float(), t=torch.zeros(1), r=torch.ones(1), **named)
     assert looked, "the library does, so that it would be noticed"

@@ -19,9 +19,15 @@ from aiservices.handlers.chatterbox.gpu import prepare_gpu
 pytestmark = pytest.mark.chatterbox
 
 
+def state() -> tuple[bool, bool]:
+    """Whether products are in TF32, and whether attention may be cuDNN's."""
+    cuda: Any = torch.backends.cuda  # parts of it are untyped
+    return cuda.matmul.allow_tf32, cuda.cudnn_sdp_enabled()
+
+
 @pytest.fixture
 def switches() -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cuda.cudnn_sdp_enabled()
+    before = state()
     yield
     torch.backends.cuda.matmul.allow_tf32 = before[0]
     torch.backends.cuda.enable_cudnn_sdp(before[1])
@@ -31,7 +37,7 @@ def test_a_cpu_is_left_as_it_is(switches: None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.enable_cudnn_sdp(True)
     prepare_gpu("cpu")
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cuda.cudnn_sdp_enabled()) == (False, True)
+    assert state() == (False, True)
 
 
 @pytest.mark.parametrize(("device", "chosen"), [("cuda", []), ("cuda:1", ["cuda:1"])])
@@ -42,7 +48,7 @@ def test_a_gpu_multiplies_in_tf32_and_is_the_threads_own(
     monkeypatch.setattr(torch.cuda, "set_device", set_to.append)
     prepare_gpu(device)
     assert set_to == chosen
-    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cuda.cudnn_sdp_enabled()) == (True, False)
+    assert state() == (True, False)
 
 
 class _Slots:

@@ -31,14 +31,14 @@ def planned(text: str, *, streamed: bool = True) -> list[Piece]:
     [
         (SENTENCES, "This is sentence number one,"),
         ("Good morning to all of you. " + SENTENCES, "Good morning to all of you."),
-        ("Well, dear friends, we have come here today, and so on. " + SENTENCES, "Well, dear friends, we have come here today,"),
+        ("Well, dear friends of mine, we meet. " + SENTENCES, "Well, dear friends of mine,"),
         ("word " * 60, "word " * 11 + "word"),
         ("\u5b57" * 150, "\u5b57" * 60),
         ("This is short, is it not?", "This is short, is it not?"),
         ("A sentence with no pause in it that is a little longer than others.",) * 2,
         ("A text whose very last word is all that would stand alone, I say.",) * 2,
     ],
-)  # fmt: skip
+)
 def test_a_stream_begins_with_a_clause_or_about_sixty_characters(text: str, first: str) -> None:
     assert planned(text)[0].text == first
 

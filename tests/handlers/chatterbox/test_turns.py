@@ -8,19 +8,19 @@ from aiservices.handlers.chatterbox.turns import Turns
 
 
 async def test_the_others_wait_and_a_different_key_does_not() -> None:
-    turns, made, began, go_on = Turns(), list[str](), asyncio.Event(), asyncio.Event()
+    turns, made, go_on = Turns(), list[str](), asyncio.Event()
+    began = {name: asyncio.Event() for name in ("first", "second", "other")}
 
     async def make(name: str, key: str) -> None:
         async with turns.turn(key):
             made.append(name)
-            began.set()
+            began[name].set()
             await go_on.wait()
 
     first = asyncio.create_task(make("first", "a"))
-    await began.wait()
+    await began["first"].wait()
     second, other = asyncio.create_task(make("second", "a")), asyncio.create_task(make("other", "b"))
-    while len(made) < 2:
-        await asyncio.sleep(0)
+    await began["other"].wait()
     assert made == ["first", "other"]
     go_on.set()
     await asyncio.gather(first, second, other)

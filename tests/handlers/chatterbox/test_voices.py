@@ -55,12 +55,10 @@ def test_a_named_voice_is_taken_from_its_file(handler: ChatterboxTextToSpeech) -
 def test_what_the_model_makes_of_a_clip_is_kept_beside_it(
     handler: ChatterboxTextToSpeech, checkpoint: Path, voices_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aiservices.handlers.chatterbox.voices import VoiceStore
-
     (kept,) = voices_dir.glob("anna.*.voice")
     wanted = say(handler, voice="anna")
     with monkeypatch.context() as unable:
-        unable.setattr(VoiceStore, "make", None)
+        unable.setattr("aiservices.handlers.chatterbox.voices.prepare_clip", None)
         again = loaded(checkpoint, {**PLAIN, "voices_dir": str(voices_dir)})
     assert same(say(again, voice="anna"), wanted)
     kept.write_bytes(b"broken")
