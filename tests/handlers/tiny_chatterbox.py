@@ -53,7 +53,7 @@ def small_modules(patch: pytest.MonkeyPatch) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "Llama_520M", llama_configs.LLAMA_520M_CONFIG_DICT | sizes | heads)
     gpt = {"n_embd": HIDDEN, "hidden_size": HIDDEN, "n_head": 2, "n_layer": 2}
-    gpt |= {"vocab_size": 8, "n_positions": 2048, "n_ctx": 2048}
+    gpt |= {"vocab_size": 8, "bos_token_id": 0, "eos_token_id": 0, "n_positions": 2048, "n_ctx": 2048}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_medium", llama_configs.GPT2_MEDIUM_CONFIG | gpt)
     patch.setattr(library, "GPT2_SMALL", {"n_embd": 96, "hidden_size": 96, "n_head": 3, "n_layer": 2})
     patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_small", None)  # so that what is added is taken out in the end

@@ -94,8 +94,13 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         with quiet():
             voices = VoiceStore(model, device, options.voices_dir, options.cached_voices)
             self._check_defaults(model, voices)
-            self._loaded = _Loaded(model, voices, self._engine(model))
-            self._warm_up(self._loaded)
+            loaded = _Loaded(model, voices, self._engine(model))
+            try:
+                self._warm_up(loaded)
+            except Exception:
+                loaded.engine.close()
+                raise
+        self._loaded = loaded
 
     def unload(self) -> None:
         """Forget the model and all voices; pieces that are being finished are waited for."""

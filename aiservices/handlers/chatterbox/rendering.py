@@ -71,6 +71,8 @@ class Renderer:
             return []
         batch, parts = self._batch, self._parts
         self._batch, self._parts = None, []
+        if not any(parts):  # nobody is left whom an error would concern
+            return []
         made = zip(parts, batch.result(), strict=True)
         return [(part, sound) for part, sound in made if part is not None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,6 @@ def test_the_language_model_may_be_in_bfloat16(checkpoint: Path) -> None:
 
 
 def test_a_model_that_is_loaded_has_spoken_and_forgotten_it(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     from aiservices.handlers.chatterbox.s3gen import S3GenEngine
     from aiservices.handlers.chatterbox.t3 import T3Engine
 
@@ -177,13 +176,27 @@ def test_a_model_that_is_loaded_has_spoken_and_forgotten_it(checkpoint: Path, mo
             return usual(*given, **named)
 
         monkeypatch.setattr(owner, name, noted)
-    before = torch.random.get_rng_state()
     handler = loaded(checkpoint)
     assert list(dict.fromkeys(used)) == ["prepare", "step", "render"]
-    assert torch.equal(torch.random.get_rng_state(), before)
     engine = handler._ready.engine
     assert (len(engine._t3), engine._jobs, len(handler._ready.voices)) == (0, [], 0)
     handler.unload()
+
+
+def test_a_model_that_cannot_speak_is_not_loaded_and_leaves_no_thread(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiservices.handlers.chatterbox.flow import Flow
+
+    def failing(*_: Any) -> Any:
+        raise ValueError("no sound at all")
+
+    monkeypatch.setattr(Flow, "spectrograms", failing)
+    before, handler = set(threading.enumerate()), ChatterboxTextToSpeech()
+    with pytest.raises(ValueError, match="no sound at all"):
+        handler.load(checkpoint, "cpu", {"cpu_threads": 1})
+    assert handler.voices is None
+    assert set(threading.enumerate()) <= before
 
 
 def test_unload_forgets_the_model_and_the_voices(checkpoint: Path) -> None:

@@ -33,7 +33,9 @@ def test_a_released_checkpoint_is_loaded_without_a_warning_and_speaks(
     caplog.clear()
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
+        logging.getLogger("transformers").addHandler(caplog.handler)  # its records go no further up
         handler = loaded(tmp_path)
+        logging.getLogger("transformers").removeHandler(caplog.handler)
     assert [record.getMessage() for record in caplog.records] == []
     model = handler._ready.model
     assert (model.variant.name, model.variant.repetition_penalty) == RELEASED[name]

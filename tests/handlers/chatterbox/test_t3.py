@@ -182,6 +182,16 @@ def test_each_row_says_what_the_library_says(variant: str, options: dict[str, An
     assert run(ours, requests[:2], requests[2:]) == wanted
 
 
+def test_a_voice_is_embedded_as_the_library_does_without_its_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, tts = CASES[2], tiny_chatterbox.import_library()
+    cond = tts.T3Cond(speaker_emb=case.speaker, cond_prompt_speech_tokens=case.prompt, emotion_adv=torch.zeros(1, 1, 1))
+    with torch.inference_mode():
+        theirs = tiny_copy("english").prepare_conditioning(cond)[0]
+    monkeypatch.setattr(torch.backends.cuda, "sdp_kernel", None)  # it changes how every thread attends
+    ours = engine("english").embedding.condition(case.speaker, case.prompt, case.exaggeration)
+    assert torch.equal(ours, theirs)
+
+
 def test_a_row_that_leaves_does_not_disturb_the_others() -> None:
     ours, wanted = engine("english"), expected("english")
     requests = [request(ours, case) for case in CASES]
