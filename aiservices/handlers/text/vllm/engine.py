@@ -95,7 +95,8 @@ class VllmEngine:
             except EngineDeadError as error:
                 raise self._broken() from error
             except Exception as error:
-                self._ended.append((task, error))
+                reason = str(error).partition("\n")[0]
+                self._ended.append((task, JobFailed(f"vLLM does not take the request: {reason}")))
             else:
                 self._rows[name] = row
 
@@ -139,6 +140,8 @@ class VllmEngine:
             process.join(_STOP_S)
             process.kill()
         self._client.shutdown()
+        self._client.output_queue_thread.join(_STOP_S)  # it closes its own socket
+        self._client.ctx.destroy(linger=0)
         self._engine.renderer.shutdown()
         self._log.close()
 
@@ -155,6 +158,8 @@ class VllmEngine:
         self._client.outputs_queue.put_nowait(EngineDeadError())
 
     def _broken(self) -> ModelBroken:
+        for process in self._processes:
+            process.join(1)  # its end is known before its status is
         codes = ", ".join(str(process.exitcode) for process in self._processes)
         reason = self._log.last_error() or f"exit status {codes or 'unknown'}"
         return ModelBroken(f"the engine's process ended: {reason}")
