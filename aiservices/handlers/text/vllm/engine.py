@@ -8,6 +8,7 @@ the model's thread. What a row shares with those of the package's own engine (it
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import threading
@@ -60,6 +61,8 @@ class VllmEngine:
         self._stop_ids = frozenset(stop_ids)
         self._log = log
         self._rendering = threading.Lock()
+        # What is too long is refused by the service, which can name the field.
+        self._unbounded = dataclasses.replace(engine.renderer.default_cmpl_tok_params, max_total_tokens=None)
         self._rows: dict[str, Row] = {}
         self._ended: list[Ended] = []
         self._count = 0
@@ -75,7 +78,7 @@ class VllmEngine:
         if pictures:
             prompt["multi_modal_data"] = {"image": list(pictures)}
         with self._rendering:  # its processor and its tokenizer are not made for several threads
-            (rendered,) = self._engine.renderer.render_cmpl([prompt])
+            (rendered,) = self._engine.renderer.render_cmpl([prompt], self._unbounded)
         places: Any = rendered.get("mm_placeholders", {})
         picture_tokens = sum(place.length for place in places.get("image", ()))
         return Prompt(rendered["prompt_token_ids"], picture_tokens, rendered)

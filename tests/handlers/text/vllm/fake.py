@@ -6,6 +6,7 @@ the tests of this folder run over either (``scripts/test --vllm`` runs them over
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -47,6 +48,13 @@ class RequestOutputKind(Enum):
     """vLLM's."""
 
     DELTA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizeParams:
+    """vLLM's, as far as it is used."""
+
+    max_total_tokens: int | None
 
 
 @attrs.frozen
@@ -164,8 +172,19 @@ class LLMEngine:
         assert enable_multiprocessing
         return cls(args)
 
-    def render_cmpl(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    @property
+    def default_cmpl_tok_params(self) -> TokenizeParams:
+        """Of ``renderer``: prompts may be as long as the context."""
+        return TokenizeParams(self.model_config.max_model_len)
+
+    def render_cmpl(
+        self, prompts: Sequence[Mapping[str, Any]], tok_params: TokenizeParams | None = None
+    ) -> list[dict[str, Any]]:
         """Of ``renderer``: what ``add_request`` takes."""
+        most = (tok_params or self.default_cmpl_tok_params).max_total_tokens
+        for prompt in prompts:
+            if most is not None and len(prompt["prompt_token_ids"]) >= most:
+                raise VLLMValidationError("This model's maximum context length is shorter than the prompt.")
         return [self._render(prompt) for prompt in prompts]
 
     def shutdown(self) -> None:
