@@ -56,11 +56,13 @@ class Grammar:
     """A compiled schema of a flat object; shared by any number of rows.
 
     Attributes:
+        schema: what it was compiled from.
         tokenizer: whose tokens are chosen from.
         matcher: at the beginning of an object; copied for each row.
         plan: what the object costs in tokens from any place in it.
     """
 
+    schema: Mapping[str, Any]
     tokenizer: LLTokenizer
     matcher: LLMatcher
     plan: JsonPlan
@@ -93,7 +95,11 @@ class Grammar:
                 raise ServiceError(f"the checkpoint's tokenizer has no tokens for {text!r}")
             return len(tokens)
 
-        return cls(tokenizer, matcher, JsonPlan(read_fields(schema), count))
+        return cls(schema, tokenizer, matcher, JsonPlan(read_fields(schema), count))
+
+    def to_bytes(self, tokens: Sequence[int]) -> bytes:
+        """Bytes of some tokens."""
+        return self.tokenizer.decode_bytes(list(tokens))
 
     def start(self) -> GrammarRun:
         """Begin a row."""

@@ -14,6 +14,8 @@ from aiservices.handlers.torch_runtime import DtypeName
 class GenerationOptions:
     """Options that every text-generating service takes."""
 
+    engine: Literal["auto", "own", "vllm"] = "auto"
+    """What decodes: ``vllm``, ``own`` (the engine of the package), or ``auto``: vLLM on a GPU where it is installed."""
     dtype: DtypeName = "auto"
     """Type of the weights; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
     cpu_threads: Annotated[int, Meta(ge=1, le=256)] = 1
@@ -24,3 +26,11 @@ class GenerationOptions:
     """Prompt tokens read in one step: more finish prompts sooner, fewer let running rows wait less."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Which attention of transformers runs."""
+    memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """vLLM on a GPU: share of its memory that weights, activations and cache take together."""
+    cache_gib: Annotated[float, Meta(ge=0)] = 0
+    """vLLM: size of its cache of keys and values; 0 is what ``memory_share`` leaves, and 1 GiB on a CPU."""
+    context_tokens: Annotated[int, Meta(ge=16)] | None = None
+    """vLLM: tokens of prompt and answer together, at most; None is what the checkpoint allows."""
+    prefix_caching: bool = True
+    """vLLM: whether beginnings that prompts share are read once."""

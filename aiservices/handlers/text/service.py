@@ -14,8 +14,9 @@ from aiservices.handler import InputT, OutputT, StepHandler, Task
 from aiservices.handlers.text.checkpoint import Checkpoint, read_checkpoint
 from aiservices.handlers.text.engine import TextEngine, generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, fit_new_tokens
+from aiservices.handlers.text.loading import load_engine
 from aiservices.handlers.text.options import GenerationOptions
-from aiservices.handlers.torch_runtime import free_memory, import_lock
+from aiservices.handlers.torch_runtime import free_memory
 from aiservices.options import read_options
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ class TextService(StepHandler[InputT, OutputT]):
         self.options = read_options(self.Options, options)
         checkpoint = read_checkpoint(model_dir, self.auto_classes)
         pictures = self.read_picture_size(checkpoint)
-        with import_lock:
-            from aiservices.handlers.text.own.loading import load_engine
         engine = load_engine(checkpoint, device, self.options, pictures)
         self._loaded = Loaded(checkpoint, engine)
         self.prepare(self._loaded)

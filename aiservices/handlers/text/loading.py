@@ -1,0 +1,56 @@
+"""Choose the engine for a checkpoint and load it."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+
+from aiservices.errors import ServiceError
+from aiservices.handlers.text.checkpoint import Checkpoint
+from aiservices.handlers.text.engine import TextEngine
+from aiservices.handlers.text.options import GenerationOptions
+from aiservices.handlers.text.picture_size import PictureSize
+from aiservices.handlers.torch_runtime import import_lock
+
+_log = logging.getLogger(__name__)
+
+
+def load_engine(
+    checkpoint: Checkpoint,
+    device: str,
+    options: GenerationOptions,
+    pictures: PictureSize | None = None,
+    max_pictures: int = 1,
+) -> TextEngine:
+    """Load the weights into the engine that ``options.engine`` names. Runs on the model's thread.
+
+    ``auto`` takes vLLM on a GPU where it is installed and can run the checkpoint, and otherwise the engine that comes
+    with the package.
+
+    Args:
+        checkpoint: whose weights.
+        device: where they go.
+        options: which engine, and how it runs.
+        pictures: how large pictures may be; None if there will be none.
+        max_pictures: most pictures of one prompt.
+
+    Raises:
+        ServiceError: the engine cannot run the checkpoint, or is not installed; the text says why.
+    """
+    installed = find_spec("vllm") is not None
+    if options.engine == "vllm" and not installed:
+        raise ServiceError("options.engine is vllm, which is not installed: pip install 'aiservices[vllm]'")
+    if options.engine == "vllm" or (options.engine == "auto" and installed and device.startswith("cuda")):
+        from aiservices.handlers.text.vllm.loading import load_engine as load_vllm
+
+        try:
+            vllm: TextEngine = load_vllm(checkpoint, device, options, pictures, max_pictures)
+        except ServiceError as error:
+            if options.engine == "vllm":
+                raise
+            _log.warning("%s; going on with the engine of the package", error)
+        else:
+            return vllm
+    with import_lock:
+        from aiservices.handlers.text.own.loading import load_engine as load_own
+    return load_own(checkpoint, device, options, pictures)
