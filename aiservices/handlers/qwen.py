@@ -153,9 +153,9 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
         try:
             async with asyncio.TaskGroup() as group:  # the first that fails ends the others
                 tasks = [group.create_task(self._fetch(url, field, context)) for field, url in input.pictures]
-        except* Exception as errors:
-            raise errors.exceptions[0] from None
-        return await context.run_in_pool(self._request, input, [task.result() for task in tasks])
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return await context.run_in_pool(self._read, input, [task.result() for task in tasks])
 
     def postprocess(self, result: Generated) -> DescribeImageOutput:
         """Shape the output."""
@@ -172,16 +172,22 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
 
         return [self._request(DescribeImageInput("", max_new_tokens=2), [Image.new("RGB", (64, 64), "grey")])]
 
-    async def _fetch(self, url: str, field: str, context: Context) -> PilImage:
+    async def _fetch(self, url: str, field: str, context: Context) -> tuple[dict[str, Any], bytearray]:
         data = await context.fetch(url, field=field, kind="image")
-        size, pixels = await context.run_in_child(
+        return await context.run_in_child(
             decode_in_child,
             data,
             field=field,
             max_pixels=self.options.max_pixels,
             enough_pixels=self._pictures.most_pixels,
         )
-        return await context.run_in_pool(from_child, size, pixels, field=field)
+
+    def _read(
+        self, request: DescribeImageInput, decoded: Sequence[tuple[dict[str, Any], bytearray]]
+    ) -> GenerationRequest:
+        fields = [field for field, _ in request.pictures]
+        pictures = [from_child(*parts, field=field) for parts, field in zip(decoded, fields, strict=True)]
+        return self._request(request, pictures)
 
     def _request(self, request: DescribeImageInput, pictures: Sequence[PilImage]) -> GenerationRequest:
         checkpoint, engine = self.loaded.checkpoint, self.loaded.engine

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiservices.handlers.text.grammar import Grammar
 
 FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer, or a stop text of the request did; ``length``: the limit of new tokens ended it."""
+"""``stop``: the model ended its answer, or a stop text did; ``length``: the limit of new tokens ended it."""
 
 
 @attrs.frozen

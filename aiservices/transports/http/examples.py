@@ -31,7 +31,10 @@ def example(schema: Schema, components: Mapping[str, Schema]) -> Any:
 def _of_type(schema: Schema, components: Mapping[str, Schema]) -> Any:
     match schema.get("type"):
         case "object":
-            return {name: example(schema["properties"][name], components) for name in schema.get("required", ())}
+            properties = schema.get("properties", {})
+            # Where nothing is required, one field shows what a value looks like: an input takes one of several.
+            names = schema.get("required") or list(properties)[:1]
+            return {name: example(properties[name], components) for name in names}
         case "array":
             return [example(schema.get("items", {}), components)] * max(1, schema.get("minItems", 1))
         case "string":
