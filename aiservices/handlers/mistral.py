@@ -1,30 +1,42 @@
-"""Write a product listing from a description of a picture with a Mistral model, as JSON that always fits its schema."""
+"""Write a product listing from a description of a picture with a Mistral model, as JSON that always fits its schema.
+
+The schema is that of :class:`Listing`, or the caller's own.
+"""
 
 from __future__ import annotations
 
-import threading
+import json
 import unicodedata
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import attrs
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed
 from aiservices.handler import Context
-from aiservices.handlers.text.fields import MaxNewTokens, Seed, Temperature
+from aiservices.handlers.text.fields import (
+    MaxNewTokens,
+    PresencePenalty,
+    Seed,
+    SystemPrompt,
+    Temperature,
+    TopK,
+    TopP,
+)
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar_cache import GrammarCache
+from aiservices.handlers.text.json_schema import SUBSET, printable, read_schema
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.service import Loaded, TextService
 
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
-
 DEFAULT_PROMPT = "Write a product listing for an online shop as JSON with title, description, keywords and category."
 """The task of a request that gives none; the demo weights were trained on it."""
+
+DEFAULT_SCHEMA_PROMPT = "Describe the product for an online shop as JSON that follows the schema."
+"""The task of a request that gives none, but a schema."""
 
 DEFAULT_LANGUAGE = "English"
 """The language of a request that names none."""
@@ -42,6 +54,18 @@ DEFAULT_CATEGORIES = (
     "Other",
 )
 """The categories of a service that sets none."""
+
+EXAMPLE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 60},
+        "price": {"type": ["number", "null"]},
+        "colours": {"type": "array", "items": {"type": "string", "maxLength": 20}, "maxItems": 4},
+    },
+}
+
+_OWN_SCHEMA = "json_schema"
+"""The label of answers that follow a caller's own schema."""
 
 Category = Annotated[str, Meta(min_length=1, max_length=80)]
 
@@ -71,8 +95,20 @@ class GenerateDescriptionInput:
         Annotated[list[Category], Meta(min_length=1, max_length=100)] | None,
         Meta(description="The shop's categories, all different; one of them is chosen. Default: the service's list."),
     ] = None
+    json_schema: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="JSON schema of an object to write in place of title, description, keywords and category; the "
+            f"answer is whole and fits it, in the field data of the output. {SUBSET[0].upper()}{SUBSET[1:]}.",
+            examples=[EXAMPLE_SCHEMA],
+        ),
+    ] = None
+    system_prompt: SystemPrompt = None
     max_new_tokens: MaxNewTokens = None
     temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    presence_penalty: PresencePenalty = None
     seed: Seed = None
 
 
@@ -89,10 +125,18 @@ class Listing:
     category: Annotated[str, Meta(description="One of the given categories.")]
 
 
-@attrs.frozen
-class GenerateDescriptionOutput(Listing):
-    """The listing and what it took."""
+@attrs.frozen(kw_only=True)
+class GenerateDescriptionOutput:
+    """The listing, or for a request with a ``json_schema`` what it asks for, and what it took."""
 
+    title: Annotated[str | UnsetType, Meta(description="One line for the head of the listing.")] = UNSET
+    description: Annotated[str | UnsetType, Meta(description="A short text that sells the product.")] = UNSET
+    keywords: Annotated[list[str] | UnsetType, Meta(description="Words that a buyer would search for.")] = UNSET
+    category: Annotated[str | UnsetType, Meta(description="One of the given categories.")] = UNSET
+    data: Annotated[
+        dict[str, Any] | UnsetType,
+        Meta(description="In place of the fields above if the request has a json_schema: an object that fits it."),
+    ] = UNSET
     usage: Usage
 
 
@@ -112,6 +156,25 @@ def build_prompt(
     """
     task = prompt or DEFAULT_PROMPT
     return f"{task}\n\nLanguage: {language}\nCategories: {'; '.join(categories)}\nProduct: {image_description}"
+
+
+def build_schema_prompt(
+    image_description: str,
+    schema: Mapping[str, Any],
+    prompt: str | None = None,
+    language: str = DEFAULT_LANGUAGE,
+) -> str:
+    """Make the text of the one user message for a caller's own schema.
+
+    Args:
+        image_description: what the picture shows.
+        schema: of the answer, as the caller wrote it.
+        prompt: the task; None or empty takes :data:`DEFAULT_SCHEMA_PROMPT`.
+        language: the language to write in.
+    """
+    compact = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    task = prompt or DEFAULT_SCHEMA_PROMPT
+    return f"{task}\n\nLanguage: {language}\nSchema: {compact}\nProduct: {image_description}"
 
 
 def build_schema(categories: Sequence[str]) -> dict[str, Any]:
@@ -146,15 +209,19 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
     _grammars: GrammarCache
 
     def validate(self, input: GenerateDescriptionInput) -> None:
-        """Refuse categories that repeat, or that make a grammar of a hundred names take seconds to compile.
+        """Refuse categories that repeat or hold control characters, and schemas that are not supported.
 
         Raises:
             InvalidInput: naming the field.
         """
+        if input.json_schema is not None:
+            if input.categories is not None:
+                raise InvalidInput("$.categories", "has no place beside json_schema: put an enum into the schema")
+            read_schema(input.json_schema)
         if _repeats(input.categories or ()):
             raise InvalidInput("$.categories", "each category may appear only once")
         for index, category in enumerate(input.categories or ()):
-            if _printable(category) != category:
+            if not printable(category):
                 raise InvalidInput(f"$.categories[{index}]", "control characters are not allowed")
 
     async def preprocess(self, input: GenerateDescriptionInput, context: Context) -> GenerationRequest:
@@ -162,11 +229,13 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         return await context.run_in_pool(self._request, input)
 
     def postprocess(self, result: Generated) -> GenerateDescriptionOutput:
-        """Parse the answer and tidy it up.
+        """Parse the answer, and tidy a listing up.
 
         Raises:
             JobFailed: the answer was cut before its end.
         """
+        if result.label == _OWN_SCHEMA:
+            return GenerateDescriptionOutput(data=json.loads(result.text), usage=result.usage)
         try:
             listing = msgspec.json.decode(result.text, type=Listing)
         except msgspec.MsgspecError as error:
@@ -190,7 +259,7 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
             raise ConfigError("options.categories: each category may appear only once")
         chat, stop_ids = loaded.checkpoint.chat, loaded.checkpoint.stop_ids
         self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.engine.vocabulary, stop_ids))
-        self._grammars.get(self.options.categories)
+        self._grammars.get(read_schema(build_schema(self.options.categories), "options.categories"))
 
     def unload(self) -> None:
         """Give the model's memory back."""
@@ -202,50 +271,35 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         request = self._request(GenerateDescriptionInput("A red mug."))
         return [attrs.evolve(request, max_new_tokens=2)] * 2
 
+    def _text_and_schema(self, request: GenerateDescriptionInput) -> tuple[str, Mapping[str, Any]]:
+        description, prompt, language = request.image_description, request.prompt, request.language
+        if request.json_schema is not None:
+            return build_schema_prompt(description, request.json_schema, prompt, language), request.json_schema
+        categories = request.categories or self.options.categories
+        return build_prompt(description, prompt, language, categories), build_schema(categories)
+
     def _request(self, request: GenerateDescriptionInput) -> GenerationRequest:
         checkpoint = self.loaded.checkpoint
-        categories = request.categories or self.options.categories
-        text = build_prompt(request.image_description, request.prompt, request.language, categories)
+        text, schema = self._text_and_schema(request)
         message = {"role": "user", "content": checkpoint.chat.escape_markers(text)}
-        prompt = self.loaded.engine.render(checkpoint.chat.encode([message]))
-        grammar = self._grammars.get(categories)
+        prompt = self.loaded.engine.render(checkpoint.chat.encode([message], request.system_prompt))
+        grammar = self._grammars.get(read_schema(schema))
         max_new_tokens = self.new_tokens(len(prompt.token_ids), request.max_new_tokens, "$.image_description")
         if max_new_tokens < grammar.least_tokens:
-            field = "$.image_description" if request.max_new_tokens is None else "$.max_new_tokens"
-            raise InvalidInput(field, f"leaves {max_new_tokens} tokens; a listing needs {grammar.least_tokens}")
+            raise _too_few(request, max_new_tokens, grammar.least_tokens)
         return GenerationRequest(
             prompt=prompt,
             max_new_tokens=max_new_tokens,
-            sampling=checkpoint.sampling.but(temperature=request.temperature, seed=request.seed),
+            sampling=checkpoint.sampling.but(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                presence_penalty=request.presence_penalty,
+                seed=request.seed,
+            ),
             grammar=grammar,
+            label="" if request.json_schema is None else _OWN_SCHEMA,
         )
-
-
-class GrammarCache:
-    """The grammars of the lists of categories used last. Usable from several threads.
-
-    Args:
-        tokenizer: whose tokens the grammars choose from.
-        size: how many are kept.
-    """
-
-    def __init__(self, tokenizer: LLTokenizer, size: int = 32) -> None:
-        self._tokenizer = tokenizer
-        self._size = size
-        self._grammars: OrderedDict[tuple[str, ...], Grammar] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, categories: Sequence[str]) -> Grammar:
-        """Get the grammar for a list of categories, compiled now if it is not there."""
-        key = tuple(categories)
-        with self._lock:
-            grammar = self._grammars.pop(key, None)
-            if grammar is None:
-                grammar = Grammar.compile(build_schema(key), self._tokenizer)
-            self._grammars[key] = grammar
-            if len(self._grammars) > self._size:
-                self._grammars.popitem(last=False)
-            return grammar
 
 
 def tidy_keywords(keywords: Iterable[str], least: int = 3) -> list[str]:
@@ -255,6 +309,15 @@ def tidy_keywords(keywords: Iterable[str], least: int = 3) -> list[str]:
     for keyword in filter(None, map(str.strip, tidied)):
         distinct.setdefault(keyword.casefold(), keyword)
     return list(distinct.values()) if len(distinct) >= least else tidied
+
+
+def _too_few(request: GenerateDescriptionInput, tokens: int, least: int) -> InvalidInput:
+    """Blame what can be changed: the limit where the caller set one, else the schema, else the length of the prompt."""
+    if request.json_schema is not None:
+        field = "$.json_schema" if request.max_new_tokens is None else "$.max_new_tokens"
+        return InvalidInput(field, f"{tokens} tokens are left for the answer; one of this schema needs {least}")
+    field = "$.image_description" if request.max_new_tokens is None else "$.max_new_tokens"
+    return InvalidInput(field, f"leaves {tokens} tokens; a listing needs {least}")
 
 
 def _repeats(categories: Sequence[str]) -> bool:

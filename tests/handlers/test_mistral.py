@@ -23,13 +23,16 @@ from aiservices.handlers.mistral import (
     GenerateDescription,
     GenerateDescriptionInput,
     GenerateDescriptionOutput,
-    GrammarCache,
     Listing,
     build_prompt,
+    build_schema,
     tidy_keywords,
 )
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.grammar_cache import GrammarCache
+from aiservices.handlers.text.json_schema import read_schema
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, write_mistral
 
@@ -166,13 +169,17 @@ def test_an_answer_that_is_no_listing_fails_the_job() -> None:
 
 
 def test_grammars_are_kept_for_the_lists_used_last(handler: GenerateDescription) -> None:
-    cache = GrammarCache(handler._grammars._tokenizer, size=2)
-    first = cache.get(["a"])
-    second = cache.get(["b"])
-    assert cache.get(["a"]) is first
-    cache.get(["c"])
-    assert cache.get(["a"]) is first
-    assert cache.get(["b"]) is not second
+    cache = GrammarCache(handler._grammars._tokens, size=2)
+
+    def get(*categories: str) -> Grammar:
+        return cache.get(read_schema(build_schema(categories)))
+
+    first = get("a")
+    second = get("b")
+    assert get("a") is first
+    get("c")
+    assert get("a") is first
+    assert get("b") is not second
 
 
 def test_an_evicted_row_is_gone_and_the_others_go_on(handler: GenerateDescription) -> None:

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from aiservices.handlers import mistral, qwen
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from tools.demo_weights.dialogue import caption_exchange, random_exchange
 from tools.demo_weights.listings import Example, random_example
 from tools.demo_weights.pictures import picture

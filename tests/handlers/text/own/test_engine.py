@@ -18,7 +18,8 @@ from aiservices.handler import Task
 from aiservices.handlers.mistral import build_schema
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from tests.handlers.text.own.loading import load_engine, same_model, tokens_alone
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
