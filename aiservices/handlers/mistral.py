@@ -6,8 +6,7 @@ The schema is that of :class:`Listing`, or the caller's own.
 from __future__ import annotations
 
 import json
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -16,6 +15,17 @@ from msgspec import UNSET, Meta, UnsetType
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed
 from aiservices.handler import Context
+from aiservices.handlers.listing import (
+    DEFAULT_CATEGORIES,
+    DEFAULT_LANGUAGE,
+    DEFAULT_PROMPT,
+    Listing,
+    build_prompt,
+    build_schema,
+    build_schema_prompt,
+    tidy_keywords,
+    without_controls,
+)
 from aiservices.handlers.text.fields import (
     MaxNewTokens,
     PresencePenalty,
@@ -31,29 +41,6 @@ from aiservices.handlers.text.json_schema import SUBSET, printable, read_schema
 from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.service import Loaded, TextService
-
-DEFAULT_PROMPT = "Write a product listing for an online shop as JSON with title, description, keywords and category."
-"""The task of a request that gives none; the demo weights were trained on it."""
-
-DEFAULT_SCHEMA_PROMPT = "Describe the product for an online shop as JSON that follows the schema."
-"""The task of a request that gives none, but a schema."""
-
-DEFAULT_LANGUAGE = "English"
-"""The language of a request that names none."""
-
-DEFAULT_CATEGORIES = (
-    "Home & Kitchen",
-    "Clothing & Shoes",
-    "Bags & Accessories",
-    "Toys & Games",
-    "Garden & Outdoor",
-    "Electronics",
-    "Sports",
-    "Office",
-    "Music",
-    "Other",
-)
-"""The categories of a service that sets none."""
 
 EXAMPLE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -112,19 +99,6 @@ class GenerateDescriptionInput:
     seed: Seed = None
 
 
-@attrs.frozen
-class Listing:
-    """What the model writes; its JSON schema is the grammar that decoding follows, key by key in this order."""
-
-    title: Annotated[str, Meta(min_length=1, max_length=80, description="One line for the head of the listing.")]
-    description: Annotated[str, Meta(min_length=1, max_length=600, description="A short text that sells the product.")]
-    keywords: Annotated[
-        list[Annotated[str, Meta(min_length=1, max_length=40)]],
-        Meta(min_length=3, max_length=8, description="Words that a buyer would search for."),
-    ]
-    category: Annotated[str, Meta(description="One of the given categories.")]
-
-
 @attrs.frozen(kw_only=True)
 class GenerateDescriptionOutput:
     """The listing, or for a request with a ``json_schema`` what it asks for, and what it took."""
@@ -138,51 +112,6 @@ class GenerateDescriptionOutput:
         Meta(description="In place of the fields above if the request has a json_schema: an object that fits it."),
     ] = UNSET
     usage: Usage
-
-
-def build_prompt(
-    image_description: str,
-    prompt: str | None = None,
-    language: str = DEFAULT_LANGUAGE,
-    categories: Sequence[str] = DEFAULT_CATEGORIES,
-) -> str:
-    """Make the text of the one user message.
-
-    Args:
-        image_description: what the picture shows.
-        prompt: the task; None or empty takes :data:`DEFAULT_PROMPT`.
-        language: the language to write in.
-        categories: the categories to choose from, in the order given.
-    """
-    task = prompt or DEFAULT_PROMPT
-    return f"{task}\n\nLanguage: {language}\nCategories: {'; '.join(categories)}\nProduct: {image_description}"
-
-
-def build_schema_prompt(
-    image_description: str,
-    schema: Mapping[str, Any],
-    prompt: str | None = None,
-    language: str = DEFAULT_LANGUAGE,
-) -> str:
-    """Make the text of the one user message for a caller's own schema.
-
-    Args:
-        image_description: what the picture shows.
-        schema: of the answer, as the caller wrote it.
-        prompt: the task; None or empty takes :data:`DEFAULT_SCHEMA_PROMPT`.
-        language: the language to write in.
-    """
-    compact = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-    task = prompt or DEFAULT_SCHEMA_PROMPT
-    return f"{task}\n\nLanguage: {language}\nSchema: {compact}\nProduct: {image_description}"
-
-
-def build_schema(categories: Sequence[str]) -> dict[str, Any]:
-    """Make the JSON schema that an answer follows: that of :class:`Listing`, with these categories to choose from."""
-    definitions: dict[str, Any] = msgspec.json.schema(Listing)["$defs"]
-    schema: dict[str, Any] = {**definitions["Listing"], "additionalProperties": False}
-    schema["properties"] = {**schema["properties"], "category": {"enum": list(categories)}}
-    return schema
 
 
 @attrs.frozen
@@ -241,8 +170,8 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         except msgspec.MsgspecError as error:
             raise JobFailed("the model's answer is not a complete listing") from error
         return GenerateDescriptionOutput(
-            title=_printable(listing.title),
-            description=_printable(listing.description),
+            title=without_controls(listing.title),
+            description=without_controls(listing.description),
             keywords=tidy_keywords(listing.keywords),
             category=listing.category,
             usage=result.usage,
@@ -302,15 +231,6 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         )
 
 
-def tidy_keywords(keywords: Iterable[str], least: int = 3) -> list[str]:
-    """Drop keywords that repeat an earlier one but for case and space, as long as ``least`` are left."""
-    tidied = [_printable(keyword) for keyword in keywords]
-    distinct: dict[str, str] = {}
-    for keyword in filter(None, map(str.strip, tidied)):
-        distinct.setdefault(keyword.casefold(), keyword)
-    return list(distinct.values()) if len(distinct) >= least else tidied
-
-
 def _too_few(request: GenerateDescriptionInput, tokens: int, least: int) -> InvalidInput:
     """Blame what can be changed: the limit where the caller set one, else the schema, else the length of the prompt."""
     if request.json_schema is not None:
@@ -322,8 +242,3 @@ def _too_few(request: GenerateDescriptionInput, tokens: int, least: int) -> Inva
 
 def _repeats(categories: Sequence[str]) -> bool:
     return len(set(categories)) < len(categories)
-
-
-def _printable(text: str) -> str:
-    """Put spaces for control characters, which JSON allows above U+007F."""
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)

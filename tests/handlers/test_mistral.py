@@ -17,17 +17,15 @@ pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservi
 
 import aiservices
 from aiservices.errors import ConfigError, InvalidInput, JobFailed, ServiceError, Unavailable
-from aiservices.handlers.mistral import (
+from aiservices.handlers.listing import (
     DEFAULT_CATEGORIES,
     DEFAULT_PROMPT,
-    GenerateDescription,
-    GenerateDescriptionInput,
-    GenerateDescriptionOutput,
     Listing,
     build_prompt,
     build_schema,
     tidy_keywords,
 )
+from aiservices.handlers.mistral import GenerateDescription, GenerateDescriptionInput, GenerateDescriptionOutput
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
 from aiservices.handlers.text.grammar import Grammar

@@ -63,7 +63,7 @@ class JsonPlan:
     def enter(self, node: Node, path: Path) -> tuple[bytes, Place]:
         """What is written of a value before there is a choice, and where that leads."""
         match node:
-            case Record(fields):
+            case Record():
                 return self._enter_field(b"{", node, 0, path)
             case Items(item, least, _) if least:
                 text, place = self.enter(item, (*path, (node, 1)))

@@ -32,7 +32,7 @@ class JsonReader:
         return self._plan.worst(self._structure) + self._plan.cost(self._place)
 
     def forced_text(self, remaining_tokens: int) -> tuple[bytes, ...]:
-        """Say what to write now, if one more small token of free choice might be one too many; nothing if there is time.
+        """Say what to write now if one more small token of free choice might be one too many; nothing if not.
 
         Args:
             remaining_tokens: how many tokens may still come.
@@ -57,16 +57,23 @@ class JsonReader:
             self._structure = self._structure[1:]
             return
         node, path = self._place
+        if isinstance(node, Text):
+            self._read_string(byte, path)
+        elif isinstance(node, Number) and byte not in b",]}":
+            self._value.append(byte)
+        elif isinstance(node, Choice):
+            self._value.append(byte)
+            if bytes(self._value) in node.options:
+                self._go_on(self._plan.leave(path, deciding=True))
+        else:
+            self._decide(byte, node, path)
+
+    def _decide(self, byte: int, node: Node | Between | None, path: Path) -> None:
+        """Take a byte that says which way an answer goes: what the value is, or that it or an array is at its end."""
         match node:
-            case Text():
-                self._read_string(byte, path)
-            case Number() if byte in b",]}":
+            case Number():
                 self._go_on(self._plan.leave(path, deciding=True))
                 self._take(byte)
-            case Choice(options):
-                self._value.append(byte)
-                if bytes(self._value) in options:
-                    self._go_on(self._plan.leave(path, deciding=True))
             case Maybe() if byte == ord("n"):
                 self._go_on(self._plan.leave(path, deciding=True), b"ull")
             case Maybe(value):
@@ -82,8 +89,6 @@ class JsonReader:
             case Between():
                 text, place = self._plan.next_item(path)
                 self._go_on((text[1:], place))
-            case _:
-                self._value.append(byte)
 
     def _go_on(self, onwards: tuple[bytes, Place], before: bytes = b"") -> None:
         text, self._place = onwards

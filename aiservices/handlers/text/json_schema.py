@@ -93,30 +93,32 @@ class _Reader:
         if "enum" in schema or "const" in schema:
             return self._choice(schema, at, kind, nullable)
         self._check_keywords(schema, {"type", *_KEYWORDS[kind]}, at)
-        match kind:
-            case "object":
-                node: Node = self._record(schema, at, depth + 1)
-            case "array":
-                node = self._items(schema, at, depth)
-            case "string":
-                least = _bound(schema, "minLength", 0, 0, 1, at)
-                node = Text(least, _bound(schema, "maxLength", USUAL_LENGTH, 1, MAX_LENGTH, at))
-            case "boolean":
-                node = Choice((b"true", b"false"))
-            case "null":
-                _refuse(f"{at}.type", "null stands beside another type only")
-            case _:
-                node = Number(kind == "integer")
+        node = self._node(kind, schema, at, depth)
         return or_null(node) if nullable else node
 
+    def _node(self, kind: str, schema: Mapping[str, Any], at: str, depth: int) -> Node:
+        match kind:
+            case "object":
+                return self._record(schema, at, depth + 1)
+            case "array":
+                return self._items(schema, at, depth)
+            case "string":
+                least = _bound(schema, "minLength", 0, 0, 1, at)
+                return Text(least, _bound(schema, "maxLength", USUAL_LENGTH, 1, MAX_LENGTH, at))
+            case "boolean":
+                return Choice((b"true", b"false"))
+            case "null":
+                _refuse(f"{at}.type", "null stands beside another type only")
+        return Number(kind == "integer")
+
     def _union(self, members: Any, at: str, depth: int, barred: Collection[str]) -> Node:
-        if not isinstance(members, list) or len(members) != 2 or "union" in barred:
+        several = members if isinstance(members, list) and len(members) == 2 else ()
+        nulls = [isinstance(member, Mapping) and member.get("type") == "null" for member in several]
+        if nulls.count(True) != 1 or "union" in barred:
             _refuse(at, "expected two schemas, one of them null's")
-        for place, member in enumerate(members):
-            if isinstance(member, Mapping) and member.get("type") == "null":
-                self._check_keywords(member, {"type"}, f"{at}[{place}]")
-                return or_null(self.read(members[1 - place], f"{at}[{1 - place}]", depth, (*barred, "union")))
-        _refuse(at, "expected two schemas, one of them null's")
+        null = nulls.index(True)
+        self._check_keywords(members[null], {"type"}, f"{at}[{null}]")
+        return or_null(self.read(members[1 - null], f"{at}[{1 - null}]", depth, (*barred, "union")))
 
     def _choice(self, schema: Mapping[str, Any], at: str, kind: str, nullable: bool) -> Choice:
         keyword = "enum" if "enum" in schema else "const"

@@ -13,9 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 from aiservices.errors import JobFailed, ServiceError
-from aiservices.handlers.mistral import DEFAULT_CATEGORIES, Listing, build_schema
+from aiservices.handlers.listing import DEFAULT_CATEGORIES, Listing, build_schema
 from aiservices.handlers.text.grammar import Grammar
 from aiservices.handlers.text.json_tokens import read_tokenizer
+from tests.handlers.json_schemas import check, random_schema
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, metaspace_tokenizer
 
 END = 2
@@ -100,6 +101,23 @@ def test_every_answer_is_complete_within_its_budget(view: Any, categories: tuple
         text = ramble(grammar, grammar.least_tokens + dice.randrange(80), choose)
         listing = msgspec.json.decode(text, type=Listing)
         assert listing.category in categories
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_answers_of_any_schema_are_complete_within_their_budget(view: Any, first: int) -> None:
+    written = [view.decode([token]) for token in range(view.tokenizer.vocab_size)]
+    for seed in range(first, first + 20):
+        dice = random.Random(seed)
+        schema = random_schema(dice)
+        grammar = Grammar.compile(schema, view)
+        wanted = [*preferences(view), lambda token: any(byte in b',[{-."' for byte in token)][seed % 7]
+
+        def choose(tokens: list[int], dice: random.Random = dice, wanted: Callable[[bytes], bool] = wanted) -> int:
+            liked = [token for token in tokens if wanted(written[token])] if dice.random() < 0.8 else []
+            return dice.choice(liked or tokens)
+
+        for spare in (0, dice.randrange(20), dice.randrange(200)):
+            check(ramble(grammar, grammar.least_tokens + spare, choose).decode(), schema)
 
 
 def test_a_tight_budget_cuts_a_string_but_leaves_the_model_its_say_in_each(view: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
-from aiservices.handlers.mistral import build_schema
+from aiservices.handlers.listing import build_schema
 from aiservices.handlers.text.json_budget import JsonPlan, JsonReader, read_fields
 
 

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
-from aiservices.handlers.mistral import build_schema
+from aiservices.handlers.listing import build_schema
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling
 from aiservices.handlers.text.grammar import Grammar
