@@ -126,6 +126,9 @@ def to_schema(node: Node) -> dict[str, Any]:
             return {"type": "string", "minLength": least, "maxLength": most}
         case Number(whole):
             return {"type": "integer" if whole else "number"}
+        case Choice((b"true", b"false", *null)):
+            boolean = {"type": "boolean"}
+            return {"anyOf": [boolean, {"type": "null"}]} if null else boolean
         case Choice(options):
             return {"enum": [json.loads(option) for option in options]}
         case Maybe(value):

@@ -187,7 +187,7 @@ def _kind(schema: Mapping[str, Any], at: str) -> tuple[str, bool]:
     kinds = schema.get("type")
     if kinds is None and ("enum" in schema or "const" in schema):
         return "", False
-    several = kinds if isinstance(kinds, list) else [kinds]
+    several: list[Any] = kinds if isinstance(kinds, list) else [kinds]
     if not all(isinstance(kind, str) and kind in _KEYWORDS for kind in several):
         _refuse(f"{at}.type", f"expected one of {', '.join(_KEYWORDS)}")
     names = [kind for kind in several if kind != "null"] or ["null"]

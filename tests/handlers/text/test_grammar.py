@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
@@ -37,7 +39,13 @@ def greedy_merger() -> Tokenizer:
         show_progress=False,
     )
     text = '{"title":"a","description":"b","keywords":["a","b","c","d","e"],"category":"Other"}'
-    crossing = ['","a","b","c","', 'é","é","€', '"],"category":"Home', 'x","description":"y","keywords":["z","']
+    crossing = [
+        '","a","b","c","',
+        '"},{"a":"',
+        'é","é","€',
+        '"],"category":"Home',
+        'x","description":"y","keywords":["z","',
+    ]
     tokenizer.train_from_iterator([text, *crossing] * 10, trainer)
     return tokenizer
 
@@ -103,21 +111,57 @@ def test_every_answer_is_complete_within_its_budget(view: Any, categories: tuple
         assert listing.category in categories
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
-def test_answers_of_any_schema_are_complete_within_their_budget(view: Any, first: int) -> None:
+def answer_some_schema(view: Any, seed: int) -> None:
+    """Draw a schema and a bent of the model, and judge its answers within tight and wider budgets."""
+    dice = random.Random(seed)
+    schema = random_schema(dice)
+    grammar = Grammar.compile(schema, view)
     written = [view.decode([token]) for token in range(view.tokenizer.vocab_size)]
-    for seed in range(first, first + 20):
-        dice = random.Random(seed)
-        schema = random_schema(dice)
-        grammar = Grammar.compile(schema, view)
-        wanted = [*preferences(view), lambda token: any(byte in b',[{-."' for byte in token)][seed % 7]
+    wanted = dice.choice([*preferences(view), lambda token: any(byte in b',[{-."' for byte in token)])
 
-        def choose(tokens: list[int], dice: random.Random = dice, wanted: Callable[[bytes], bool] = wanted) -> int:
-            liked = [token for token in tokens if wanted(written[token])] if dice.random() < 0.8 else []
-            return dice.choice(liked or tokens)
+    def choose(tokens: list[int]) -> int:
+        liked = [token for token in tokens if wanted(written[token])] if dice.random() < 0.8 else []
+        return dice.choice(liked or tokens)
 
-        for spare in (0, dice.randrange(20), dice.randrange(200)):
-            check(ramble(grammar, grammar.least_tokens + spare, choose).decode(), schema)
+    for spare in (0, dice.randrange(20), dice.randrange(200)):
+        check(ramble(grammar, grammar.least_tokens + spare, choose).decode(), schema)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_answers_of_any_schema_are_complete_within_their_budget(view: Any, seed: int) -> None:
+    answer_some_schema(view, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=1000, deadline=None)
+def test_answers_of_a_thousand_schemas_are_complete_within_their_budget(view: Any, seed: int) -> None:
+    answer_some_schema(view, seed)
+
+
+def test_no_token_begins_one_more_item_than_there_is_budget_for() -> None:
+    view = read_tokenizer(greedy_merger(), greedy_merger().get_vocab_size(), [END])
+    written = [view.decode([token]) for token in range(view.tokenizer.vocab_size)]
+    jumping = {token for token, text in enumerate(written) if text == b'"},{"a":"'}
+    assert jumping, "the tokenizer has no token that ends an object and begins another"
+    assert view.separators >= 4
+    item = {"type": "object", "properties": {name: {"type": "string"} for name in "abcde"}}
+    schema = {"type": "object", "properties": {"l": {"type": "array", "items": item, "maxItems": 60}}}
+    grammar = Grammar.compile(schema, view)
+    jumped = 0
+    for spare in range(90):
+        dice = random.Random(spare)
+
+        def choose(tokens: list[int], dice: random.Random = dice) -> int:
+            ending = [token for token in tokens if token in jumping or written[token] == b'"']
+            return dice.choice(ending or tokens)
+
+        text = ramble(grammar, grammar.least_tokens + 3 * spare, choose)
+        check(text.decode(), schema)
+        jumped += text.count(b"},{")
+    assert jumped > 90, "with room, items are begun"
 
 
 def test_a_tight_budget_cuts_a_string_but_leaves_the_model_its_say_in_each(view: Any) -> None:
