@@ -91,6 +91,7 @@ def preferences(view: Any) -> list[Callable[[bytes], bool]]:
         lambda token: any(byte >= 0xC0 for byte in token),
         lambda token: b"\\" in token,
         lambda token: len(token) > 3,
+        lambda token: any(byte in b',[{-."' for byte in token),
     ]
 
 
@@ -100,7 +101,7 @@ def test_every_answer_is_complete_within_its_budget(view: Any, categories: tuple
     written = [view.decode([token]) for token in range(view.tokenizer.vocab_size)]
     for seed in range(24):
         dice = random.Random(seed)
-        wanted = preferences(view)[seed % 6]
+        wanted = preferences(view)[seed % 7]
 
         def choose(tokens: list[int], dice: random.Random = dice, wanted: Callable[[bytes], bool] = wanted) -> int:
             liked = [token for token in tokens if wanted(written[token])] if dice.random() < 0.8 else []
@@ -117,7 +118,7 @@ def answer_some_schema(view: Any, seed: int) -> None:
     schema = random_schema(dice)
     grammar = Grammar.compile(schema, view)
     written = [view.decode([token]) for token in range(view.tokenizer.vocab_size)]
-    wanted = dice.choice([*preferences(view), lambda token: any(byte in b',[{-."' for byte in token)])
+    wanted = dice.choice(preferences(view))
 
     def choose(tokens: list[int]) -> int:
         liked = [token for token in tokens if wanted(written[token])] if dice.random() < 0.8 else []
@@ -151,17 +152,17 @@ def test_no_token_begins_one_more_item_than_there_is_budget_for() -> None:
     schema = {"type": "object", "properties": {"l": {"type": "array", "items": item, "maxItems": 60}}}
     grammar = Grammar.compile(schema, view)
     jumped = 0
+    letter = written.index(b"q")
     for spare in range(90):
-        dice = random.Random(spare)
-
-        def choose(tokens: list[int], dice: random.Random = dice) -> int:
-            ending = [token for token in tokens if token in jumping or written[token] == b'"']
-            return dice.choice(ending or tokens)
-
-        text = ramble(grammar, grammar.least_tokens + 3 * spare, choose)
+        # One that ends an object as soon as it may, and none of its strings.
+        text = ramble(
+            grammar,
+            grammar.least_tokens + 3 * spare,
+            lambda tokens: min(jumping & {*tokens}, default=letter if letter in tokens else tokens[0]),
+        )
         check(text.decode(), schema)
         jumped += text.count(b"},{")
-    assert jumped > 90, "with room, items are begun"
+    assert jumped > 20, "with room, items are begun"
 
 
 def test_a_tight_budget_cuts_a_string_but_leaves_the_model_its_say_in_each(view: Any) -> None:
