@@ -60,9 +60,7 @@ SYSTEM_TEMPLATE = (
     "{% if messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
     "{% for message in messages if message.role == 'user' %}[INST]{{ message.content }}[/INST]{% endfor %}"
 )
-STRICT_TEMPLATE = (
-    "{% if messages[0].role != 'user' %}{{ raise_exception('only user and assistant!') }}{% endif %}" + TEMPLATE
-)
+STRICT_TEMPLATE = "{% if messages[0].role != 'user' %}{{ raise_exception('users only!') }}{% endif %}" + TEMPLATE
 DEAF_TEMPLATE = "{% for message in messages if message.role == 'user' %}[INST]{{ message.content }}[/INST]{% endfor %}"
 
 
@@ -78,7 +76,5 @@ def test_a_template_without_a_place_for_a_system_prompt_is_named(template: str) 
     chat = _chat(TOKENIZERS["bytes"], template)
     turns = [{"role": "user", "content": "A mug."}]
     assert chat.encode(turns)
-    with pytest.raises(
-        InvalidInput, match=r"^\$\.system_prompt: the checkpoint's chat template has no place for a sys"
-    ):
+    with pytest.raises(InvalidInput, match=r"^\$\.system_prompt: the checkpoint's chat template has no place"):
         chat.encode(turns, "Be short.")
