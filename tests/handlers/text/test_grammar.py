@@ -149,7 +149,7 @@ def test_no_token_begins_one_more_item_than_there_is_budget_for() -> None:
     assert jumping, "the tokenizer has no token that ends an object and begins another"
     assert view.separators >= 4
     item = {"type": "object", "properties": {name: {"type": "string"} for name in "abcde"}}
-    schema = {"type": "object", "properties": {"l": {"type": "array", "items": item, "maxItems": 60}}}
+    schema = {"type": "object", "properties": {"l": {"type": "array", "items": item, "minItems": 1, "maxItems": 60}}}
     grammar = Grammar.compile(schema, view)
     jumped = 0
     letter, quote = written.index(b"q"), written.index(b'"')
