@@ -37,6 +37,7 @@ from aiservices.handlers.text.fields import (
 )
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
 from aiservices.handlers.text.grammar_cache import GrammarCache
+from aiservices.handlers.text.json_nodes import Record, fixed_texts
 from aiservices.handlers.text.json_schema import SUBSET, printable, read_schema
 from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
@@ -182,13 +183,14 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
 
         Raises:
             ConfigError: a category is there twice.
+            InvalidInput: one steers the model's chat.
             ServiceError: the tokenizer is of a kind that grammars do not support.
         """
         if _repeats(self.options.categories):
             raise ConfigError("options.categories: each category may appear only once")
         chat, stop_ids = loaded.checkpoint.chat, loaded.checkpoint.stop_ids
         self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.engine.vocabulary, stop_ids))
-        self._grammars.get(read_schema(build_schema(self.options.categories), "options.categories"))
+        self._grammars.get(self._read(build_schema(self.options.categories), "options.categories"))
 
     def unload(self) -> None:
         """Give the model's memory back."""
@@ -207,12 +209,20 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         categories = request.categories or self.options.categories
         return build_prompt(description, prompt, language, categories), build_schema(categories)
 
+    def _read(self, schema: Mapping[str, Any], field: str) -> Record:
+        """Read a schema; a word that steers a chat cannot be written as part of an answer."""
+        root, chat = read_schema(schema, field), self.loaded.checkpoint.chat
+        for text in fixed_texts(root):
+            if chat.escape_markers(text) != text:
+                raise InvalidInput(field, f"{text!r} holds a word that steers the model's chat")
+        return root
+
     def _request(self, request: GenerateDescriptionInput) -> GenerationRequest:
         checkpoint = self.loaded.checkpoint
         text, schema = self._text_and_schema(request)
         message = {"role": "user", "content": checkpoint.chat.escape_markers(text)}
         prompt = self.loaded.engine.render(checkpoint.chat.encode([message], request.system_prompt))
-        grammar = self._grammars.get(read_schema(schema))
+        grammar = self._grammars.get(self._read(schema, "$.json_schema" if request.json_schema else "$.categories"))
         max_new_tokens = self.new_tokens(len(prompt.token_ids), request.max_new_tokens, "$.image_description")
         if max_new_tokens < grammar.least_tokens:
             raise _too_few(request, max_new_tokens, grammar.least_tokens)

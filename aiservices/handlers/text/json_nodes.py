@@ -7,6 +7,7 @@ control characters.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -87,6 +88,19 @@ def or_null(node: Node) -> Node:
 def quoted(text: str) -> bytes:
     """Write a text as JSON does."""
     return json.dumps(text, ensure_ascii=False).encode()
+
+
+def fixed_texts(node: Node) -> Iterator[str]:
+    """What an answer holds word for word: names and choices."""
+    match node:
+        case Choice(options):
+            yield from (option.decode() for option in options)
+        case Maybe(value) | Items(value, _, _):
+            yield from fixed_texts(value)
+        case Record(fields):
+            for name, value in fields:
+                yield name
+                yield from fixed_texts(value)
 
 
 def to_grammar(root: Node) -> str:

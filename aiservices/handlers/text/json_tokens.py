@@ -71,14 +71,8 @@ class JsonTokens:
         return len(tokens)
 
     def encode(self, text: bytes) -> list[int]:
-        """Tokens of some bytes: plain ones, also where a caller's word looks like one that steers a chat."""
-        tokens = self.tokenizer.tokenize_bytes(text)
-        at = 0
-        for token in tokens:
-            if self.tokenizer.is_special_token(token):
-                return [*self.encode(text[: at + 1]), *self.encode(text[at + 1 :])]
-            at += len(self.decode([token]))
-        return tokens
+        """Tokens of some bytes."""
+        return self.tokenizer.tokenize_bytes(text)
 
     def decode(self, tokens: Collection[int]) -> bytes:
         """Bytes of some tokens."""
