@@ -102,12 +102,21 @@ class GenerateDescriptionInput:
 
 @attrs.frozen(kw_only=True)
 class GenerateDescriptionOutput:
-    """The listing, or for a request with a ``json_schema`` what it asks for, and what it took."""
+    """The listing, or for a request with a json_schema the data that it asks for, and what it took."""
 
-    title: Annotated[str | UnsetType, Meta(description="One line for the head of the listing.")] = UNSET
-    description: Annotated[str | UnsetType, Meta(description="A short text that sells the product.")] = UNSET
-    keywords: Annotated[list[str] | UnsetType, Meta(description="Words that a buyer would search for.")] = UNSET
-    category: Annotated[str | UnsetType, Meta(description="One of the given categories.")] = UNSET
+    title: Annotated[
+        str | UnsetType, Meta(description="One line for the head of the listing.", examples=["Striped red mug"])
+    ] = UNSET
+    description: Annotated[
+        str | UnsetType, Meta(description="A short text that sells the product.", examples=["A mug for every day."])
+    ] = UNSET
+    keywords: Annotated[
+        list[str] | UnsetType,
+        Meta(description="Words that a buyer would search for.", examples=[["mug", "red", "striped"]]),
+    ] = UNSET
+    category: Annotated[
+        str | UnsetType, Meta(description="One of the given categories.", examples=["Home & Kitchen"])
+    ] = UNSET
     data: Annotated[
         dict[str, Any] | UnsetType,
         Meta(description="In place of the fields above if the request has a json_schema: an object that fits it."),
