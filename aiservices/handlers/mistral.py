@@ -55,6 +55,13 @@ EXAMPLE_SCHEMA: Mapping[str, Any] = {
 _OWN_SCHEMA = "json_schema"
 """The label of answers that follow a caller's own schema."""
 
+AUTO_CLASSES = {
+    "mistral": "AutoModelForCausalLM",
+    "ministral3": "AutoModelForCausalLM",
+    "mistral3": "AutoModelForImageTextToText",
+}
+"""transformers' Auto class for each ``model_type`` that the service takes."""
+
 Category = Annotated[str, Meta(min_length=1, max_length=80)]
 
 
@@ -138,11 +145,7 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
     """Descriptions of pictures in, product listings out."""
 
     Options = GenerateDescriptionOptions
-    auto_classes = {  # noqa: RUF012 (the contract's ClassVar, declared above)
-        "mistral": "AutoModelForCausalLM",
-        "ministral3": "AutoModelForCausalLM",
-        "mistral3": "AutoModelForImageTextToText",
-    }
+    auto_classes = AUTO_CLASSES
 
     options: GenerateDescriptionOptions
     _grammars: GrammarCache
