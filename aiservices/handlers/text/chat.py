@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aiservices.errors import ServiceError
+from aiservices.errors import InvalidInput, ServiceError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,15 +44,41 @@ class Chat:
         ]
         self._markers = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
 
-    def encode(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        """Render messages up to where the answer begins, and turn that into tokens."""
-        text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    def encode(self, messages: Sequence[dict[str, Any]], system_prompt: str | None = None) -> list[int]:
+        """Render messages up to where the answer begins, and turn that into tokens.
+
+        Args:
+            messages: the turns; a caller's text in them without markers.
+            system_prompt: what stands before them in a turn of its own, as the caller wrote it.
+
+        Raises:
+            InvalidInput: the chat template has no place for a system turn.
+        """
+        text = self._render(messages)
+        if system_prompt is not None:
+            text = self._render_with_system(messages, self.escape_markers(system_prompt), text)
         # The backend's own encode, because the wrapper's sets padding on a shared object at every call.
-        return list(self.backend.encode(str(text), add_special_tokens=False).ids)
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def escape_markers(self, text: str) -> str:
         """Make a caller's text safe to put into a message: no token that steers the chat, no lone surrogate."""
         text = text.encode(errors="replace").decode()
         while self._markers.search(text):
             text = self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)
+        return text
+
+    def _render(self, messages: Sequence[dict[str, Any]]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def _render_with_system(self, messages: Sequence[dict[str, Any]], prompt: str, without: str) -> str:
+        from jinja2 import TemplateError
+
+        in_parts = isinstance(messages[0]["content"], list)
+        content = [{"type": "text", "text": prompt}] if in_parts else prompt
+        try:
+            text = self._render([{"role": "system", "content": content}, *messages])
+        except TemplateError:  # such as "Only user and assistant roles are supported!"
+            text = without
+        if text == without:  # others leave out what they do not know
+            raise InvalidInput("$.system_prompt", "the checkpoint's chat template has no place for a system prompt")
         return text

@@ -18,6 +18,7 @@ from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, Str
 
 from aiservices.errors import JobFailed
 from aiservices.handlers.text.grammar import Grammar, GrammarRun
+from aiservices.handlers.text.json_tokens import JsonTokens
 from aiservices.handlers.text.vllm.plugin import BUDGET_KEY
 
 _CACHED_SCHEMAS = 64
@@ -28,6 +29,7 @@ class BudgetBackend(GuidanceBackend):  # type: ignore[misc]  # vllm may be absen
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._tokens = JsonTokens.of(self.ll_tokenizer)
         self._grammars: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = Lock()  # vLLM compiles on several threads
 
@@ -44,7 +46,7 @@ class BudgetBackend(GuidanceBackend):  # type: ignore[misc]  # vllm may be absen
     def _grammar(self, schema: dict[str, Any]) -> Grammar:
         key = json.dumps(schema)
         with self._lock:
-            grammar = self._grammars.pop(key, None) or Grammar.compile(schema, self.ll_tokenizer)
+            grammar = self._grammars.pop(key, None) or Grammar.compile(schema, self._tokens)
             self._grammars[key] = grammar
             if len(self._grammars) > _CACHED_SCHEMAS:
                 self._grammars.popitem(last=False)
@@ -92,6 +94,7 @@ class BudgetGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # as above
         else:
             row = bitmask[idx]
             self._run.matcher.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
+            self._run.keep_small(row.numpy())
 
     def validate_tokens(self, tokens: list[int]) -> list[int]:
         """Say which of some drafted tokens would be allowed: none is drafted here."""
