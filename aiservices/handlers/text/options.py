@@ -18,6 +18,8 @@ class GenerationOptions:
     """What decodes: ``vllm``, ``own`` (the engine of the package), or ``auto``: vLLM on a GPU where it is installed."""
     dtype: DtypeName = "auto"
     """Type of the weights; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
+    weights: Literal["full", "int8"] = "full"
+    """Own engine: ``int8`` keeps the decoder's linear layers in eight bits on a CPU; ``full`` as ``dtype`` says."""
     cpu_threads: Annotated[int, Meta(ge=1, le=256)] = 1
     """Threads of torch's CPU kernels on the model's thread."""
     max_new_tokens: Annotated[int, Meta(ge=1, le=32_768)] = 512

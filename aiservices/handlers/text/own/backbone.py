@@ -72,7 +72,7 @@ class Backbone:
         self._embed = parts.get_input_embeddings()
         self._decoder = parts.get_decoder()
         self._head = parts.get_output_embeddings()
-        self.vocabulary: int = self._head.weight.shape[0]
+        self.vocabulary: int = self._head.out_features
 
     def prepare(self, asked: Sequence[Prompt]) -> Prompts:
         """Embed prompts that are to be read together."""
@@ -114,7 +114,7 @@ class Backbone:
         places = cache.begin_step()
         mask = cache.mask()
         if mask is not None and self._eager:
-            dtype = self._head.weight.dtype
+            dtype = self._embed.weight.dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         hidden = self._decoder(
             inputs_embeds=self._embed(torch.tensor(tokens, device=self.device)[:, None]),

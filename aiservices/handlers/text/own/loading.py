@@ -13,6 +13,7 @@ from aiservices.handlers.text.checkpoint import Checkpoint, unreadable
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.own.backbone import Backbone, PictureBackbone
 from aiservices.handlers.text.own.engine import OwnEngine
+from aiservices.handlers.text.own.packed_linear import pack_weights
 from aiservices.handlers.text.own.picture_reader import PictureReader
 from aiservices.handlers.text.picture_size import PictureSize
 from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype
@@ -34,12 +35,14 @@ def load_engine(
     """
     prepare_torch(options.cpu_threads)
     model = load_weights(checkpoint, device, options)
+    if pictures is None:
+        _drop_vision(model)
+    pack_weights(model, model.get_decoder(), device, options.weights)
     reader = None
     if pictures is not None:
         reader = PictureReader(model, pictures)
         backbone: Backbone = PictureBackbone(model, device)
     else:
-        _drop_vision(model)
         backbone = Backbone(model, device)
     chat = checkpoint.chat
     return OwnEngine(backbone, chat.backend, checkpoint.stop_ids, options.prefill_chunk_tokens, reader)
