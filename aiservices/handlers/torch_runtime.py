@@ -105,13 +105,24 @@ def one_core_threads(count: int, name: str) -> ThreadPoolExecutor:
 
 
 def resolve_dtype(name: DtypeName, device: str) -> torch.dtype:
-    """Turn the ``dtype`` option into torch's; ``auto`` is bfloat16 on CUDA and float32 elsewhere."""
+    """Turn the ``dtype`` option into torch's.
+
+    ``auto`` is bfloat16 on CUDA and on CPUs that multiply it (AVX512-bf16 or AMX), and float32 elsewhere.
+    """
     import torch
 
     if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+        return torch.bfloat16 if device.startswith("cuda") or _cpu_multiplies_bfloat16() else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """Tell whether oneDNN finds instructions for bfloat16; on other CPUs it converts, which is slower than float32."""
+    import torch
+
+    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return known and torch.backends.mkldnn.is_available()
 
 
 def free_memory(device: str) -> None:

@@ -17,7 +17,7 @@ class GenerationOptions:
     engine: Literal["auto", "own", "vllm"] = "auto"
     """What decodes: ``vllm``, ``own`` (the engine of the package), or ``auto``: vLLM on a GPU where it is installed."""
     dtype: DtypeName = "auto"
-    """Type of the weights; ``auto`` is bfloat16 on CUDA and float32 on CPU."""
+    """Type of the weights; ``auto`` is bfloat16 on CUDA and on CPUs with AVX512-bf16 or AMX, else float32."""
     weights: Literal["full", "int8"] = "full"
     """Own engine: ``int8`` keeps the decoder's linear layers in eight bits on a CPU; ``full`` as ``dtype`` says."""
     cpu_threads: Annotated[int, Meta(ge=1, le=256)] = 1

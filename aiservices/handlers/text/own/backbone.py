@@ -113,7 +113,7 @@ class Backbone:
         """
         places = cache.begin_step()
         mask = cache.mask()
-        if mask is not None and self._eager:
+        if self._eager:
             dtype = self._embed.weight.dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         hidden = self._decoder(
