@@ -156,6 +156,7 @@ class PictureBackbone(Backbone):
         for row, content in contents:
             tokens = len(content.places)
             prompts.position_ids[1:, row, :tokens] = content.position_ids.to(self.device)
+            prompts.position_ids[1:, row, tokens:] += content.rope_delta  # of an answer that is read again
             prompts.pictures[row, :tokens] = content.places.to(self.device)
         if contents:
             self._look(prompts, [content for _, content in contents])

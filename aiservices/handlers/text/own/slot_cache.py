@@ -21,6 +21,7 @@ class SlotCache(Cache):
 
     Args:
         device: where the rows live.
+        limit: tokens that the buffers have room for at most, slots times columns; None for no bound.
     """
 
     lengths: list[int]
@@ -28,15 +29,30 @@ class SlotCache(Cache):
     _own_layers: list[SlotLayer]
     _index: tuple[torch.Tensor, torch.Tensor] | None
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, limit: int | None = None) -> None:
         super().__init__(layers=[])
         self._device = device
+        self.limit = limit
         self.clear()
 
     @property
     def width(self) -> int:
         """Columns that a decoding step reads, that of the new token included."""
         return max(self.lengths) + 1
+
+    def has_room(self, lengths: Sequence[int] = (), spare: int = 1) -> bool:
+        """Tell whether rows fit in beside those that are there.
+
+        Args:
+            lengths: tokens of each row that would join.
+            spare: tokens that each row is to have room for beside those it holds.
+        """
+        return self.limit is None or self.needed(lengths, spare) <= self.limit
+
+    def needed(self, lengths: Sequence[int] = (), spare: int = 1) -> int:
+        """Count the tokens that the buffers need room for at least, with these rows beside those that are there."""
+        rows = [*self.lengths, *lengths]
+        return len(rows) * _round_up(max(rows) + spare) if rows else 0
 
     def join(self, prefilled: DynamicCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Take rows over from a right-padded prefill.
@@ -127,13 +143,16 @@ class SlotCache(Cache):
         too_big = joining and self._slots * self._columns >= 4 * max(slots, 4) * _round_up(columns)
         if not too_small and not too_big:
             return
+        wide, many = _round_up(columns), 1 << (slots - 1).bit_length()
         if too_small and self._columns < columns:
-            columns = max(columns, self._columns + self._columns // 2)
-        self._columns = max(_round_up(columns), 0 if too_big else self._columns)
-        self._slots = 1 << (slots - 1).bit_length()
+            wide = _round_up(max(columns, self._columns + self._columns // 2))
+        wide = max(wide, 0 if too_big else self._columns)
+        if self.limit is not None and many * wide > self.limit:
+            many, wide = slots, max(_round_up(columns), min(wide, self.limit // slots // _COLUMN_STEP * _COLUMN_STEP))
         held, width = len(self.lengths), max(self.lengths, default=0)
         for layer, like in zip(self._own_layers, joining or self._own_layers, strict=True):
-            layer.resize(like.keys, like.values, self._slots, self._columns, held, width)
+            layer.resize(like.keys, like.values, many, wide, held, width)
+        self._slots, self._columns = many, wide  # said last: where memory runs out half-way, all is done again
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__ has no types
