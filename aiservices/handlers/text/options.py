@@ -28,6 +28,10 @@ class GenerationOptions:
     """Prompt tokens read in one step: more finish prompts sooner, fewer let running rows wait less."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Which attention of transformers runs."""
+    cache_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Own engine: rows times tokens of the longest that are held at most; others wait. 0 is half of a GPU's free memory."""
+    picture_cache_mib: Annotated[int, Meta(ge=0)] = 64
+    """Own engine: what the model saw in pictures is kept up to this size for when one comes again; 0 keeps nothing."""
     memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """vLLM on a GPU: share of its memory that weights, activations and cache take together."""
     cache_gib: Annotated[float, Meta(ge=0)] = 0
@@ -35,4 +39,4 @@ class GenerationOptions:
     context_tokens: Annotated[int, Meta(ge=16)] | None = None
     """vLLM: tokens of prompt and answer together, at most; None is what the checkpoint allows."""
     prefix_caching: bool = True
-    """vLLM: whether beginnings that prompts share are read once."""
+    """Whether beginnings that prompts share are read once."""

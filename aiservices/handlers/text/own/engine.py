@@ -86,6 +86,7 @@ class OwnEngine:
         """Let rows join; their prompts are read in the next steps."""
         for task in tasks:
             try:
+                self._room.check(task.item)
                 self._prompts.add(self._start(task))
             except Exception as error:
                 self._ended.append((task, error))
@@ -113,6 +114,7 @@ class OwnEngine:
         self._cache.clear()
         self._rope_deltas = None
         self._ended = []
+        self._backbone.forget()
 
     def close(self) -> None:
         """Forget every row; the model goes with the engine."""

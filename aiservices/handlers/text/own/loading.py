@@ -15,6 +15,8 @@ from aiservices.handlers.text.own.backbone import Backbone, PictureBackbone
 from aiservices.handlers.text.own.engine import OwnEngine
 from aiservices.handlers.text.own.packed_linear import pack_weights
 from aiservices.handlers.text.own.picture_reader import PictureReader
+from aiservices.handlers.text.own.prefix_cache import PrefixCache
+from aiservices.handlers.text.own.room import bound_of_cache
 from aiservices.handlers.text.picture_size import PictureSize
 from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype
 
@@ -40,12 +42,20 @@ def load_engine(
     pack_weights(model, model.get_decoder(), device, options.weights)
     reader = None
     if pictures is not None:
-        reader = PictureReader(model, pictures)
-        backbone: Backbone = PictureBackbone(model, device)
+        reader = PictureReader(model, pictures, device)
+        backbone: Backbone = PictureBackbone(model, device, options.picture_cache_mib << 20)
     else:
         backbone = Backbone(model, device)
     chat = checkpoint.chat
-    return OwnEngine(backbone, chat.backend, checkpoint.stop_ids, options.prefill_chunk_tokens, reader)
+    return OwnEngine(
+        backbone,
+        chat.backend,
+        checkpoint.stop_ids,
+        max(options.prefill_chunk_tokens, reader.most_tokens if reader else 0),  # a picture is read in one piece
+        reader,
+        cache_tokens=bound_of_cache(backbone, options.cache_tokens),
+        prefixes=PrefixCache() if options.prefix_caching else None,
+    )
 
 
 def load_weights(checkpoint: Checkpoint, device: str, options: GenerationOptions) -> PreTrainedModel:

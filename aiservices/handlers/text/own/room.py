@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from aiservices.handlers.text.own.backbone import Prompts
+from aiservices.errors import InvalidInput
+from aiservices.handlers.text.generation import GenerationRequest
+from aiservices.handlers.text.own.backbone import Backbone, Prompts
 from aiservices.handlers.text.own.row import OwnRow
 from aiservices.handlers.text.own.slot_cache import SlotCache
 from aiservices.handlers.torch_runtime import free_memory
@@ -28,6 +30,17 @@ class Room:
     def __init__(self, cache: SlotCache, device: str) -> None:
         self._cache, self._device = cache, device
         self._limit = cache.limit
+
+    def check(self, request: GenerationRequest) -> None:
+        """See to it that a request fits where it is alone.
+
+        Raises:
+            InvalidInput: it does not.
+        """
+        prompt = len(request.prompt.token_ids)
+        if self._limit is not None and prompt + request.max_new_tokens > self._limit:
+            text = f"needs room for {prompt} + {request.max_new_tokens} tokens; the service has room for {self._limit}"
+            raise InvalidInput("$", text)
 
     def fits(self, lengths: Sequence[int]) -> bool:
         """Tell whether rows of so many tokens each should join those that decode."""
@@ -76,3 +89,23 @@ class Room:
         elif limit is not None and limit != self._limit:
             more = limit + limit // 8
             self._cache.limit = more if self._limit is None else min(self._limit, more)
+
+
+def bound_of_cache(backbone: Backbone, cache_tokens: int) -> int | None:
+    """Decide how many tokens a slot cache may have room for.
+
+    Args:
+        backbone: whose keys and values it will hold; loaded.
+        cache_tokens: what the service says; 0 leaves it to the device: half of what is free there, so that
+            activations and the other services find room as well.
+
+    Returns:
+        A number of tokens, rounded down to whole columns, 64 at least; None for no bound, on a CPU.
+    """
+    device = backbone.device
+    if not cache_tokens and not device.startswith("cuda"):
+        return None
+    if not cache_tokens:
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        cache_tokens = free_bytes // 2 // backbone.bytes_per_token
+    return max(64, cache_tokens // 64 * 64)
