@@ -199,8 +199,7 @@ class PictureBackbone(Backbone):
         pixels = [patches.to(self.device, non_blocking=True) for patches, _ in pictures]
         grids = torch.stack([grid for _, grid in pictures]).to(self.device)
         out = self._vision.get_image_features(torch.cat(pixels), grids, return_dict=True)
-        sizes = [len(seen) for seen in out.pooler_output]
-        deep = [layer.split(sizes) for layer in getattr(out, "deepstack_features", None) or []]
+        deep = getattr(out, "deepstack_features", None) or []
         dtype = self._embed.weight.dtype
         # Copies, because a part of a tensor keeps all of it.
         return [
