@@ -32,6 +32,8 @@ class GenerationOptions:
     """Own engine: rows times tokens of the longest that are held at most; others wait. 0 is half of a GPU's free memory."""
     picture_cache_mib: Annotated[int, Meta(ge=0)] = 64
     """Own engine: what the model saw in pictures is kept up to this size for when one comes again; 0 keeps nothing."""
+    cuda_graphs: bool = True
+    """Own engine: whether a GPU replays captured decoding steps; off, it launches each kernel anew."""
     memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """vLLM on a GPU: share of its memory that weights, activations and cache take together."""
     cache_gib: Annotated[float, Meta(ge=0)] = 0

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from aiservices.errors import ServiceError
 from aiservices.handlers.text.generation import Prompt
+from aiservices.handlers.text.own.padded_decoder import PaddedDecoder
 from aiservices.handlers.text.own.picture_cache import Features, PictureCache
 from aiservices.handlers.text.own.picture_reader import Pictures
 from aiservices.handlers.text.own.slot_cache import SlotCache
@@ -69,6 +70,7 @@ class Backbone:
         self.window: int = config.max_position_embeddings
         self.device = device
         self.model = model
+        self.padded: PaddedDecoder | None = None
         self._eager = config._attn_implementation == "eager"
         parts: Any = model
         self._embed = parts.get_input_embeddings()
@@ -76,6 +78,14 @@ class Backbone:
         self._head = parts.get_output_embeddings()
         self.bytes_per_token = _bytes_per_token(config, self._embed.weight.dtype)
         self.vocabulary: int = self._head.out_features
+
+    def pad_steps(self, *, graphs: bool) -> None:
+        """Decode in few shapes from now on, over caches that are padded.
+
+        Args:
+            graphs: whether each shape is captured as a CUDA graph.
+        """
+        self.padded = PaddedDecoder(self._step, self.device, graphs=graphs)
 
     def prepare(self, asked: Sequence[Prompt]) -> Prompts:
         """Embed prompts that are to be read together."""
@@ -115,18 +125,28 @@ class Backbone:
             Logits, ``[rows, vocabulary]`` in float32.
         """
         places = cache.begin_step()
+        if self.padded is not None:
+            logits = self.padded.decode(tokens, cache, rope_deltas)
+        else:
+            logits = self._step(torch.tensor(tokens, device=self.device), places, rope_deltas, cache)
+        cache.end_step()
+        return logits
+
+    def _step(
+        self, tokens: torch.Tensor, places: torch.Tensor, rope_deltas: torch.Tensor, cache: SlotCache
+    ) -> torch.Tensor:
+        """Compute a step of tensors only, so that it can be captured."""
         mask = cache.mask()
         if self._eager:
             dtype = self._embed.weight.dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         hidden = self._decoder(
-            inputs_embeds=self._embed(torch.tensor(tokens, device=self.device)[:, None]),
+            inputs_embeds=self._embed(tokens[:, None]),
             attention_mask=mask,
             position_ids=self._step_positions(places, rope_deltas),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        cache.end_step()
         return self._logits(hidden[:, -1])
 
     def forget(self) -> None:

@@ -67,7 +67,7 @@ class OwnEngine:
         self._masks = TokenMasks(backbone.vocabulary, backbone.device)
         self._running: list[OwnRow] = []
         self._numbers = itertools.count()
-        self._cache = SlotCache(backbone.device, cache_tokens)
+        self._cache = SlotCache(backbone.device, cache_tokens, padded=backbone.padded is not None)
         self._room = Room(self._cache, backbone.device)
         self._rope_deltas: torch.Tensor | None = None
         self._ended: list[Ended] = []

@@ -18,7 +18,7 @@ from aiservices.handlers.text.own.picture_reader import PictureReader
 from aiservices.handlers.text.own.prefix_cache import PrefixCache
 from aiservices.handlers.text.own.room import bound_of_cache
 from aiservices.handlers.text.picture_size import PictureSize
-from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype
+from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype, take_device
 
 
 def load_engine(
@@ -36,6 +36,7 @@ def load_engine(
         ServiceError: weights are missing, or are of a kind that this engine cannot run.
     """
     prepare_torch(options.cpu_threads)
+    take_device(device)
     model = load_weights(checkpoint, device, options)
     if pictures is None:
         _drop_vision(model)
@@ -46,6 +47,8 @@ def load_engine(
         backbone: Backbone = PictureBackbone(model, device, options.picture_cache_mib << 20)
     else:
         backbone = Backbone(model, device)
+    if device.startswith("cuda") and options.cuda_graphs:
+        backbone.pad_steps(graphs=True)
     chat = checkpoint.chat
     return OwnEngine(
         backbone,
