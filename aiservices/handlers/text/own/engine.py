@@ -68,7 +68,7 @@ class OwnEngine:
         self._running: list[OwnRow] = []
         self._numbers = itertools.count()
         self._cache = SlotCache(backbone.device, cache_tokens, padded=backbone.padded is not None)
-        self._room = Room(self._cache, backbone.device)
+        self._room = Room(self._cache, backbone.device, self._forget)
         self._rope_deltas: torch.Tensor | None = None
         self._ended: list[Ended] = []
 
@@ -114,7 +114,7 @@ class OwnEngine:
         self._cache.clear()
         self._rope_deltas = None
         self._ended = []
-        self._backbone.forget()
+        self._forget()
 
     def close(self) -> None:
         """Forget every row; the model goes with the engine."""
@@ -130,6 +130,10 @@ class OwnEngine:
             detokenizer=ByteDetokenizer(run.to_bytes) if run else WindowDetokenizer(self._tokenizer),
             number=next(self._numbers),
         )
+
+    def _forget(self) -> None:
+        self._prompts.forget()
+        self._backbone.forget()
 
     def _read_prompts(self) -> None:
         match self._prompts.read(self._room.fits):

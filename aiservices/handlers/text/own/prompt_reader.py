@@ -134,6 +134,10 @@ class PromptReader:
         self._waiting.clear()
         self._alone.clear()
         self._reading = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Give back the beginnings that are kept."""
         self._prefixes.clear()
 
     def _begin(self, rows: list[OwnRow]) -> _Reading:

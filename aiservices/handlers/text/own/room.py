@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,10 +25,11 @@ class Room:
     Args:
         cache: of the rows that decode; what its limit is at first is never exceeded.
         device: where it lives.
+        forget: gives back what is only kept to save time.
     """
 
-    def __init__(self, cache: SlotCache, device: str) -> None:
-        self._cache, self._device = cache, device
+    def __init__(self, cache: SlotCache, device: str, forget: Callable[[], None]) -> None:
+        self._cache, self._device, self._forget = cache, device, forget
         self._limit = cache.limit
 
     def check(self, request: GenerationRequest) -> None:
@@ -79,6 +80,7 @@ class Room:
         """Take less room from now on than these rows beside those that are there needed, for memory ran out."""
         needed = self._cache.needed(lengths) - 1
         self._cache.limit = needed if self._cache.limit is None else min(self._cache.limit, needed)
+        self._forget()
         free_memory(self._device)
 
     def grow(self) -> None:

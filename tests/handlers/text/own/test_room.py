@@ -118,6 +118,20 @@ def test_out_of_memory_costs_the_newest_row_a_retry_and_nobody_an_answer(
     assert engine._cache.limit is None, "all of the room again once the rows have left"
 
 
+def test_what_is_only_kept_to_save_time_goes_first(model: Any) -> None:
+    from aiservices.handlers.text.own.prefix_cache import PrefixCache
+
+    engine = same_model(model, prefixes=PrefixCache())
+    same = [GenerationRequest(Prompt(prompt(3, 60)), max_new_tokens=20)] * 3
+    engine.admit(tasks_for(same[:2]))
+    engine.step()
+    assert engine._prompts._prefixes._prefixes
+    out_of_memory(engine, "decode", lambda: len(engine._running) == 2)
+    engine.step()
+    assert not engine._prompts._prefixes._prefixes
+    engine.reset()
+
+
 def test_the_newest_row_is_the_one_that_makes_way(model: Any) -> None:
     engine = same_model(model)
     tasks = tasks_for([attrs.evolve(request, max_new_tokens=30) for request in requests(4)])
