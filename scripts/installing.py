@@ -27,7 +27,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ALL = "all"
-NOT_IN_ALL = frozenset({"demo"})  # names others only
+NOT_IN_ALL = frozenset({"demo", "vllm"})  # names others only; wants a GPU, and has an environment of its own for tests
+VLLM_HANDLERS = frozenset({"qwen", "mistral"})
+"""Handlers that decode with vLLM on a GPU, unless ``options.engine`` says otherwise."""
 OPTIONAL = frozenset({"fast"})
 """Extras that every profile takes where they can be had, and does without elsewhere."""
 INSTALLING = "installing"
@@ -66,13 +68,22 @@ def extras_of_profile(document: Mapping[str, Any], profile: str, extras: Sequenc
     for name, override in profiles[profile].get("services", {}).items():
         base = document.get("services", {}).get(name, {})
         service = {**base, **override}
-        needed.add(str(service.get("handler", "")).partition(":")[0].rpartition(".")[2])
+        module = str(service.get("handler", "")).partition(":")[0].rpartition(".")[2]
+        needed.add(module)
         # Another handler has other options.
         inherited = base.get("options", {}) if service.get("handler") == base.get("handler") else {}
-        folders = [service.get("model", ""), *{**inherited, **override.get("options", {})}.values()]
+        options = {**inherited, **override.get("options", {})}
+        if module in VLLM_HANDLERS and _wants_vllm(str(service.get("device", "auto")), options):
+            needed.add("vllm")
+        folders = [service.get("model", ""), *options.values()]
         if any(str(folder).startswith("s3://") for folder in folders):
             needed.add("s3")
     return needed & set(extras)
+
+
+def _wants_vllm(device: str, options: Mapping[str, Any]) -> bool:
+    engine = options.get("engine", "auto")
+    return engine == "vllm" or (engine == "auto" and device.startswith("cuda"))
 
 
 def fingerprint(root: Path) -> str:

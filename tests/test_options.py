@@ -27,7 +27,7 @@ def test_options_are_read_into_the_class() -> None:
     ("options", "message"),
     [
         ({"max_new_token": 5}, r"options\.max_new_token: no such option; did you mean 'max_new_tokens'\?"),
-        ({"zzz": 1}, r"options\.zzz: no such option; there are: attn_implementation, cpu_threads"),
+        ({"zzz": 1}, r"options\.zzz: no such option; there are: attn_implementation, cache_gib"),
         ({"cpu_threads": 0}, r"options\.cpu_threads: Expected `int` >= 1"),
         ({"cpu_threads": "2"}, r"options\.cpu_threads: Expected `int`, got `str`"),
         ({"dtype": "float64"}, r"options\.dtype: Invalid enum value 'float64'"),

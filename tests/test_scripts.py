@@ -102,7 +102,8 @@ def test_serve_installs_for_the_profile_that_it_serves(
     ("arguments", "extras"),
     [
         ("demo", "[espeak,fast,mistral,qwen]"),
-        ("full", "[chatterbox,fast,mistral,qwen]"),
+        ("full", "[chatterbox,fast,mistral,qwen,vllm]"),
+        ("mistral-generate-description", "[fast,mistral,vllm]"),
         ("chatterbox-text-to-speech", "[chatterbox,fast]"),
         ("echo", "[fast]"),
         ("echo --with s3,runpod", "[fast,runpod,s3]"),
@@ -159,7 +160,7 @@ def test_the_environment_chooses_profile_and_file(tmp_path: Path, capsys: pytest
 
 def test_all_holds_every_extra_by_its_own_name() -> None:
     extras = installing.read_extras(ROOT)
-    assert installing.extras_of_profile({}, "all", list(extras)) == set(extras) - {"demo"}
+    assert installing.extras_of_profile({}, "all", list(extras)) == set(extras) - {"demo", "vllm"}
     assert extras["demo"] == ["aiservices[qwen,mistral,espeak]"]
 
 

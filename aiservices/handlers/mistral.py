@@ -43,6 +43,13 @@ DEFAULT_CATEGORIES = (
 )
 """The categories of a service that sets none."""
 
+AUTO_CLASSES = {
+    "mistral": "AutoModelForCausalLM",
+    "ministral3": "AutoModelForCausalLM",
+    "mistral3": "AutoModelForImageTextToText",
+}
+"""transformers' Auto class for each ``model_type`` that the service takes."""
+
 Category = Annotated[str, Meta(min_length=1, max_length=80)]
 
 
@@ -136,11 +143,7 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
     """Descriptions of pictures in, product listings out."""
 
     Options = GenerateDescriptionOptions
-    auto_classes = {  # noqa: RUF012 (the contract's ClassVar, declared above)
-        "mistral": "AutoModelForCausalLM",
-        "ministral3": "AutoModelForCausalLM",
-        "mistral3": "AutoModelForImageTextToText",
-    }
+    auto_classes = AUTO_CLASSES
 
     options: GenerateDescriptionOptions
     _grammars: GrammarCache

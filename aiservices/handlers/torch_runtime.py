@@ -141,8 +141,9 @@ def _cpu_multiplies_bfloat16() -> bool:
     """Tell whether oneDNN finds instructions for bfloat16; on other CPUs it converts, which is slower than float32."""
     import torch
 
+    onednn: Any = torch.backends.mkldnn
     known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return known and torch.backends.mkldnn.is_available()
+    return bool(known and onednn.is_available())
 
 
 def free_memory(device: str) -> None:

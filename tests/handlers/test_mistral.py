@@ -40,7 +40,9 @@ NO_USAGE = Usage(0, 0)
 def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GenerateDescription]:
     handler = GenerateDescription()
     folder = write_mistral(tmp_path_factory.mktemp(request.param), request.param)
-    handler.load(folder, "cpu", {"dtype": "float32", "max_new_tokens": 220})  # random weights ramble on for as long as they may
+    handler.load(
+        folder, "cpu", {"dtype": "float32", "max_new_tokens": 220}
+    )  # random weights ramble on for as long as they may
     yield handler
     handler.unload()
 

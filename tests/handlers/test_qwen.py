@@ -51,7 +51,9 @@ def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DescribeImage]:
     """One family, for what is the same in all."""
     handler = DescribeImage()
-    handler.load(write_qwen(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl"), "cpu", {"dtype": "float32", "max_picture_tokens": 64})
+    handler.load(
+        write_qwen(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl"), "cpu", {"dtype": "float32", "max_picture_tokens": 64}
+    )
     yield handler
     handler.unload()
 

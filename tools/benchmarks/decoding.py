@@ -41,7 +41,7 @@ def build(kind: str, hidden: int, layers: int) -> Any:
     from aiservices.handlers.text.own.packed_linear import pack_weights
 
     dtype, _, weights = kind.partition(" ")
-    config = MistralConfig(
+    config: Any = MistralConfig(
         hidden_size=hidden,
         intermediate_size=hidden * 7 // 2,
         num_hidden_layers=layers,
@@ -51,7 +51,6 @@ def build(kind: str, hidden: int, layers: int) -> Any:
         vocab_size=32_768,
         max_position_embeddings=4096,
         sliding_window=None,
-        attn_implementation="sdpa",
     )
     torch.manual_seed(0)
     model: Any = MistralForCausalLM(config).to(getattr(torch, dtype)).eval().requires_grad_(False)
@@ -121,7 +120,9 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_torch(arguments.threads)
     rates = compare(arguments.kinds, arguments.rows, arguments)
-    print(f"{platform.machine()}, torch {torch.__version__}, {arguments.threads} thread(s), {arguments.rounds} rounds\n")
+    print(
+        f"{platform.machine()}, torch {torch.__version__}, {arguments.threads} thread(s), {arguments.rounds} rounds\n"
+    )
     print("| weights | rows | tokens decoded a second | prompt tokens read a second |\n|---|---|---|---|")
     for rate in rates:
         print(f"| {rate.kind} | {rate.rows} | {rate.decoded:.1f} | {rate.read:.0f} |")

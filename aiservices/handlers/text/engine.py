@@ -62,7 +62,7 @@ def generate(engine: TextEngine, requests: Sequence[GenerationRequest]) -> list[
     Raises:
         Exception: what the first failed row failed with.
     """
-    tasks: list[Task[GenerationRequest]] = [Task(request, _WarmUpContext()) for request in requests]
+    tasks: list[Task[GenerationRequest]] = [Task(request, WarmUpContext()) for request in requests]
     engine.admit(tasks)
     results: dict[int, Generated] = {}
     while len(engine):
@@ -74,28 +74,31 @@ def generate(engine: TextEngine, requests: Sequence[GenerationRequest]) -> list[
     return [results[id(task)] for task in tasks]
 
 
-class _WarmUpContext:
-    """The surroundings of a row that no caller waits for."""
+class WarmUpContext:
+    """The surroundings of a row that no caller waits for, as :class:`~aiservices.handler.Context` has them."""
 
     job_id = "warm-up"
     cancelled = False
 
     def progress(self, fraction: float) -> None:
-        pass
+        """Tell nobody."""
 
     def emit(self, chunk: Any) -> None:
-        pass
+        """Tell nobody."""
 
     def count(self, unit: Unit, amount: float) -> None:
-        pass
+        """Count nothing."""
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
+        """Not for a warm-up."""
         raise NotImplementedError
 
     async def run_in_child(
         self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any
     ) -> tuple[dict[str, Any], bytearray]:
+        """Not for a warm-up."""
         raise NotImplementedError
 
     async def run_in_pool(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Not for a warm-up."""
         raise NotImplementedError

@@ -41,16 +41,27 @@ def load_engine(
     if options.engine == "vllm" and not installed:
         raise ServiceError("options.engine is vllm, which is not installed: pip install 'aiservices[vllm]'")
     if options.engine == "vllm" or (options.engine == "auto" and installed and device.startswith("cuda")):
-        from aiservices.handlers.text.vllm.loading import load_engine as load_vllm
-
         try:
-            vllm: TextEngine = load_vllm(checkpoint, device, options, pictures, max_pictures)
+            return _load_vllm(checkpoint, device, options, pictures, max_pictures)
         except ServiceError as error:
             if options.engine == "vllm":
                 raise
             _log.warning("%s; going on with the engine of the package", error)
-        else:
-            return vllm
+    return _load_own(checkpoint, device, options, pictures)
+
+
+def _load_vllm(
+    checkpoint: Checkpoint, device: str, options: GenerationOptions, pictures: PictureSize | None, max_pictures: int
+) -> TextEngine:
+    from aiservices.handlers.text.vllm.loading import load_engine
+
+    engine: TextEngine = load_engine(checkpoint, device, options, pictures, max_pictures)
+    return engine
+
+
+def _load_own(
+    checkpoint: Checkpoint, device: str, options: GenerationOptions, pictures: PictureSize | None
+) -> TextEngine:
     with import_lock:
-        from aiservices.handlers.text.own.loading import load_engine as load_own
-    return load_own(checkpoint, device, options, pictures)
+        from aiservices.handlers.text.own.loading import load_engine
+    return load_engine(checkpoint, device, options, pictures)

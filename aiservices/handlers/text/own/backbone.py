@@ -199,7 +199,7 @@ class PictureBackbone(Backbone):
         known: dict[bytes, Features] = {}
         unseen: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         for content in contents:
-            patches = content.pixel_values.split(content.grid_thw.prod(dim=1).tolist())
+            patches = torch.split(content.pixel_values, content.grid_thw.prod(dim=1).tolist())
             for key, pixels, grid in zip(content.keys, patches, content.grid_thw, strict=True):
                 kept = self._seen.get(key)
                 if kept is None:

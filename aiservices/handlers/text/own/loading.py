@@ -40,7 +40,8 @@ def load_engine(
     model = load_weights(checkpoint, device, options)
     if pictures is None:
         _drop_vision(model)
-    pack_weights(model, model.get_decoder(), device, options.weights)
+    parts: Any = model
+    pack_weights(model, parts.get_decoder(), device, options.weights)
     reader = None
     if pictures is not None:
         reader = PictureReader(model, pictures, device)

@@ -41,7 +41,8 @@ def pack_weights(model: nn.Module, decoder: nn.Module, device: str, weights: Wei
     Raises:
         ConfigError: eight bits are asked for where they cannot be had.
     """
-    able = device.startswith("cpu") and torch.backends.mkldnn.is_available()
+    onednn: Any = torch.backends.mkldnn
+    able = device.startswith("cpu") and onednn.is_available()
     if weights == "int8" and not able:
         raise ConfigError("options.weights: int8 needs a CPU and a torch with oneDNN")
     if not able:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -87,10 +88,9 @@ class PrefixCache:
         self._recent.clear()
 
     def _keep(self, token_ids: tuple[int, ...], row: int, prompts: Prompts) -> None:
-        states = [
-            (layer.keys[row : row + 1, :, : len(token_ids)].clone(), layer.values[row : row + 1, :, : len(token_ids)].clone())
-            for layer in prompts.cache.layers
-        ]
+        layers: Sequence[Any] = prompts.cache.layers
+        part = slice(row, row + 1), slice(None), slice(len(token_ids))
+        states = [(layer.keys[part].clone(), layer.values[part].clone()) for layer in layers]
         self._prefixes[token_ids] = Prefix(token_ids, states)
         if len(self._prefixes) > self._size:
             self._prefixes.popitem(last=False)

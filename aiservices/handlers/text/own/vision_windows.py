@@ -51,8 +51,7 @@ def _group(bounds: torch.Tensor) -> list[torch.Tensor]:
     starts, lengths = bounds[:-1], bounds[1:] - bounds[:-1]
     return [
         starts[lengths == length][:, None] + torch.arange(length, device=bounds.device)
-        for length in lengths.unique().tolist()
-        if length
+        for length in sorted(set(lengths.tolist()) - {0})
     ]
 
 
@@ -94,7 +93,8 @@ class WindowAttention(nn.Module):
         groups = self._windows.places(cu_seqlens)
         seen = torch.empty_like(value, memory_format=torch.contiguous_format)
         for places in groups:
-            parts = (states[places].transpose(1, 2) for states in (query, key, value))
-            seen[places] = scaled_dot_product_attention(*parts, scale=self._scaling).transpose(1, 2)
+            of_group = [states[places].transpose(1, 2) for states in (query, key, value)]
+            attended = scaled_dot_product_attention(of_group[0], of_group[1], of_group[2], scale=self._scaling)
+            seen[places] = attended.transpose(1, 2)
         out: torch.Tensor = self.proj(seen.view(patches, -1))
         return out

@@ -8,6 +8,7 @@ the model's thread. What a row shares with those of the package's own engine (it
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import threading
@@ -60,6 +61,8 @@ class VllmEngine:
         self._stop_ids = frozenset(stop_ids)
         self._log = log
         self._rendering = threading.Lock()
+        # What is too long is refused by the service, which can name the field.
+        self._unbounded = dataclasses.replace(engine.renderer.default_cmpl_tok_params, max_total_tokens=None)
         self._rows: dict[str, Row] = {}
         self._ended: list[Ended] = []
         self._count = 0
@@ -75,7 +78,7 @@ class VllmEngine:
         if pictures:
             prompt["multi_modal_data"] = {"image": list(pictures)}
         with self._rendering:  # its processor and its tokenizer are not made for several threads
-            (rendered,) = self._engine.renderer.render_cmpl([prompt])
+            (rendered,) = self._engine.renderer.render_cmpl([prompt], self._unbounded)
         places: Any = rendered.get("mm_placeholders", {})
         picture_tokens = sum(place.length for place in places.get("image", ()))
         return Prompt(rendered["prompt_token_ids"], picture_tokens, rendered)
@@ -95,7 +98,8 @@ class VllmEngine:
             except EngineDeadError as error:
                 raise self._broken() from error
             except Exception as error:
-                self._ended.append((task, error))
+                reason = str(error).partition("\n")[0]
+                self._ended.append((task, JobFailed(f"vLLM does not take the request: {reason}")))
             else:
                 self._rows[name] = row
 
@@ -139,6 +143,8 @@ class VllmEngine:
             process.join(_STOP_S)
             process.kill()
         self._client.shutdown()
+        self._client.output_queue_thread.join(_STOP_S)  # it closes its own socket
+        self._client.ctx.destroy(linger=0)
         self._engine.renderer.shutdown()
         self._log.close()
 
@@ -155,6 +161,8 @@ class VllmEngine:
         self._client.outputs_queue.put_nowait(EngineDeadError())
 
     def _broken(self) -> ModelBroken:
+        for process in self._processes:
+            process.join(1)  # its end is known before its status is
         codes = ", ".join(str(process.exitcode) for process in self._processes)
         reason = self._log.last_error() or f"exit status {codes or 'unknown'}"
         return ModelBroken(f"the engine's process ended: {reason}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
+pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
+import torch
 from torch import nn
 
 from aiservices.errors import ConfigError
@@ -19,8 +20,9 @@ from tests.handlers.text.own.loading import load_engine, tokens_alone
 from tests.handlers.text.own.test_engine import requests, tokens_of
 from tests.handlers.tiny_models import write_mistral
 
+ONEDNN: Any = torch.backends.mkldnn
 pytestmark = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="needs a torch with oneDNN, as its builds for x86 are"
+    not ONEDNN.is_available(), reason="needs a torch with oneDNN, as its builds for x86 are"
 )
 
 

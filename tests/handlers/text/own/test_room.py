@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,12 @@ def test_a_request_that_never_fits_is_refused_with_the_numbers(model: Any) -> No
     assert not len(engine)
 
 
-def out_of_memory(engine: Any, method: str, when: Any) -> list[int]:
-    """Let a method of the backbone run out of memory when asked to; returns how many rows there were each time."""
+def out_of_memory(engine: Any, method: str, when: Callable[[], bool], seen: list[int] | None = None) -> None:
+    """Let a method of the backbone run out of memory at times; ``seen`` gets how many rows there were each time."""
     import torch
 
-    usual, seen = getattr(engine._backbone, method), []
+    usual = getattr(engine._backbone, method)
+    seen = [] if seen is None else seen
 
     def run(*arguments: Any) -> Any:
         if when():
@@ -101,7 +102,6 @@ def out_of_memory(engine: Any, method: str, when: Any) -> list[int]:
         return usual(*arguments)
 
     setattr(engine._backbone, method, run)
-    return seen
 
 
 @pytest.mark.parametrize("method", ["decode", "read"])
@@ -110,7 +110,8 @@ def test_out_of_memory_costs_the_newest_row_a_retry_and_nobody_an_answer(
 ) -> None:
     engine = same_model(model)
     engine._prompts._chunk_tokens = 100
-    failed = out_of_memory(engine, method, lambda: len(engine._running) > 3 and len(failed) < 5)
+    failed: list[int] = []
+    out_of_memory(engine, method, lambda: len(engine._running) > 3 and len(failed) < 5, failed)
     tasks = tasks_for(requests())
     engine.admit(tasks)
     assert tokens_of(step_to_end(engine, tasks)) == alone

@@ -1,0 +1,1 @@
+"""How fast listings are generated, by the engines here and by what one would take instead."""
