@@ -29,7 +29,7 @@ class GenerationOptions:
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Which attention of transformers runs."""
     cache_tokens: Annotated[int, Meta(ge=0)] = 0
-    """Own engine: rows times tokens of the longest that are held at most; others wait. 0 is half of a GPU's free memory."""
+    """Own engine: most rows times tokens of the longest at once; others wait. 0 is half of a GPU's free memory."""
     picture_cache_mib: Annotated[int, Meta(ge=0)] = 64
     """Own engine: what the model saw in pictures is kept up to this size for when one comes again; 0 keeps nothing."""
     cuda_graphs: bool = True

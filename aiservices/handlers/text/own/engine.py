@@ -176,7 +176,7 @@ class OwnEngine:
         self._drop(leaving, poisoned={slot for slot in leaving if tokens[slot] == NO_TOKEN})
 
     def _next_logits(self) -> torch.Tensor | None:
-        """Read every row's latest token. Where there is no room for that, the newest row makes way; None without rows."""
+        """Read every row's latest token. Where there is no room, the newest row makes way; None without rows."""
         while self._running:
             if self._room.fits_next():
                 try:

@@ -89,13 +89,13 @@ class PictureReader:
         return self._size.most_pixels // self._size.side**2
 
     def _ready(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Take the model's type, and memory that a GPU reads by itself: both here, where the model's thread need not wait."""
+        """Take the model's type, and memory that a GPU reads by itself: here, where the model's thread need not wait."""
         pixels = pixels.to(self._dtype)
         return pixels.pin_memory() if self._pinned else pixels
 
 
 def _key(picture: PilImage) -> bytes:
-    """Name a picture by its pixels, about 10 ms for 4 megapixels; the model's own processor makes the same of the same."""
+    """Name a picture by its pixels, of which the processor always makes the same; 10 ms for 4 megapixels."""
     digest = hashlib.blake2b(repr((picture.size, picture.mode)).encode(), digest_size=16)
     digest.update(picture.tobytes())
     return digest.digest()

@@ -97,7 +97,7 @@ class PrefixCache:
 
 
 def _head(prompt: Prompt) -> tuple[int, ...]:
-    """What of a prompt can be shared: text before the first picture, and not the last token, whose logits are wanted."""
+    """Cut off what of a prompt is not shared: pictures and what follows; the last token, whose logits are wanted."""
     end = min(len(prompt.token_ids) - 1, _MOST_TOKENS)
     if prompt.content is not None:
         end = min(end, int(prompt.content.places.int().argmax()))

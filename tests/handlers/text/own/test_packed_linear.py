@@ -1,4 +1,4 @@
-"""Packed weights: the same tokens as transformers' own layers, the plain weights gone, rows independent in eight bits."""
+"""Packed weights: the tokens of transformers' own layers, the plain weights gone, rows apart in eight bits."""
 
 from __future__ import annotations
 
