@@ -89,7 +89,7 @@ class PictureReader:
         return self._size.most_pixels // self._size.side**2
 
     def _ready(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Take the model's type, and memory that a GPU reads by itself: here, where the model's thread need not wait."""
+        """Take the model's type, and memory that a GPU reads by itself: here, where no model waits."""
         pixels = pixels.to(self._dtype)
         return pixels.pin_memory() if self._pinned else pixels
 
