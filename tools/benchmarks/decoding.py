@@ -2,7 +2,8 @@
 
 A Mistral of 0.34 billion random weights, one thread: each kind of weights at each number of rows, packed for oneDNN or
 as torch keeps them. The kinds take turns, a few steps each, because a shared machine is not equally fast all the time;
-what is printed is the median round. Nothing fails because of a number.
+what is printed is the median round. With one thread its own CPU time counts, in which others on the machine take no
+part but for the memory they share. Nothing fails because of a number.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def build(kind: str, hidden: int, layers: int) -> Any:
     return Backbone(model, "cpu")
 
 
-def start(backbone: Any, rows: int, steps: int) -> Callable[[], tuple[float, float]]:
+def start(backbone: Any, rows: int, steps: int, clock: Callable[[], float]) -> Callable[[], tuple[float, float]]:
     """Read prompts for so many rows.
 
     Returns:
@@ -74,15 +75,15 @@ def start(backbone: Any, rows: int, steps: int) -> Callable[[], tuple[float, flo
     def measure() -> tuple[float, float]:
         cache = SlotCache("cpu")
         with torch.inference_mode():
-            begun = time.perf_counter()
+            begun = clock()
             prompts = backbone.prepare(asked)
             backbone.read(prompts, PROMPT_TOKENS)
-            read_s = time.perf_counter() - begun
+            read_s = clock() - begun
             cache.join(prompts.cache, range(rows), [PROMPT_TOKENS] * rows)
-            begun = time.perf_counter()
+            begun = clock()
             for _ in range(steps):
                 backbone.decode([7] * rows, cache, deltas).argmax(dim=-1).tolist()
-            decode_s = time.perf_counter() - begun
+            decode_s = clock() - begun
         return rows * steps / decode_s, rows * PROMPT_TOKENS / read_s
 
     return measure
@@ -90,11 +91,12 @@ def start(backbone: Any, rows: int, steps: int) -> Callable[[], tuple[float, flo
 
 def compare(kinds: Sequence[str], rows: Sequence[int], arguments: argparse.Namespace) -> list[Rate]:
     """Measure all kinds in alternate rounds."""
+    clock = time.thread_time if arguments.threads == 1 else time.perf_counter
     runs: dict[tuple[str, int], Callable[[], tuple[float, float]]] = {}
     for kind in kinds:
         backbone = build(kind, arguments.hidden, arguments.layers)
         for count in rows:
-            runs[kind, count] = start(backbone, count, arguments.steps)
+            runs[kind, count] = start(backbone, count, arguments.steps, clock)
     seen: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in runs}
     for number in range(arguments.rounds + 1):
         for key, run in runs.items():
