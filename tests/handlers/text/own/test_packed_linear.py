@@ -26,6 +26,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiservices.handlers.text.own.packed_linear._LEAST_WEIGHTS", 0)
+
+
 class _Layer(nn.Module):
     """Named as transformers names them."""
 
@@ -66,6 +71,15 @@ def test_a_part_of_joined_layers_never_answers_for_another_input() -> None:
         pack_weights(layer, layer, "cpu")
         layer.q_proj(first)
         torch.testing.assert_close(layer.k_proj(second), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_small_layers_in_float32_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiservices.handlers.text.own.packed_linear._LEAST_WEIGHTS", 33 * 48)
+    layer: Any = _Layer(bias=False)
+    pack_weights(layer, layer, "cpu")
+    kinds = {name: type(module).__name__ for name, module in layer.named_children()}
+    assert kinds["down_proj"] == "Linear"
+    assert kinds["q_proj"] == "_Part", "with the other two it is large enough"
 
 
 def test_plain_weights_are_given_back(tmp_path: Path) -> None:
