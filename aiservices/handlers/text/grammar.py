@@ -127,7 +127,7 @@ class GrammarRun:
         """
         if not self._hurried:
             return
-        small = allowed & self.tokens.small
+        small = allowed & self.tokens.small[: len(allowed)]
         # Where its grammar leaves one way only, llguidance allows no other token than the longest along it.
         if small.any():
             allowed[:] = small
