@@ -231,8 +231,10 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
 
 def _dtype(wanted: str, device: str) -> Any:
     """Turn ``auto`` into what the device computes in: not every GPU does in bfloat16."""
-    if wanted != "auto" or not device.startswith("cuda"):
+    if wanted != "auto":
         return wanted
+    if not device.startswith("cuda"):
+        return "float32"
     import torch
 
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
