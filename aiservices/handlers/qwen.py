@@ -161,6 +161,10 @@ class DescribeImage(TextService[DescribeImageInput, DescribeImageOutput]):
         """Shape the output."""
         return DescribeImageOutput(result.text, result.finish_reason, result.usage)
 
+    def picture_tokens(self, options: DescribeImageOptions) -> int:
+        """Say how many tokens the pictures of one prompt take at most."""
+        return options.max_picture_tokens
+
     def read_picture_size(self, checkpoint: Checkpoint) -> PictureSize:
         """Read the checkpoint's bounds and lower them to the service's own."""
         self._pictures = read_picture_size(checkpoint, self.options.max_picture_tokens)

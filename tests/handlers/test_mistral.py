@@ -46,7 +46,9 @@ NO_USAGE = Usage(0, 0)
 def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GenerateDescription]:
     handler = GenerateDescription()
     folder = write_mistral(tmp_path_factory.mktemp(request.param), request.param)
-    handler.load(folder, "cpu", {"max_new_tokens": 220})  # random weights ramble on for as long as they may
+    handler.load(
+        folder, "cpu", {"dtype": "float32", "max_new_tokens": 220}
+    )  # random weights ramble on for as long as they may
     yield handler
     handler.unload()
 
@@ -302,7 +304,7 @@ def test_unloading_gives_the_model_back_and_may_come_at_any_time(tmp_path: Path)
 
     handler = GenerateDescription()
     handler.unload()
-    handler.load(write_mistral(tmp_path), "cpu", {"max_new_tokens": 300, "categories": ["A", "B"]})
+    handler.load(write_mistral(tmp_path), "cpu", {"dtype": "float32", "max_new_tokens": 300, "categories": ["A", "B"]})
     handler.admit(tasks_for([item(handler)]))
     handler.step()
     engine: Any = handler.loaded.engine
@@ -329,7 +331,7 @@ def test_a_ministral_reads_text_with_its_eyes_shut(tmp_path: Path) -> None:
     from tests.handlers.tiny_models import write_ministral
 
     handler = GenerateDescription()
-    handler.load(write_ministral(tmp_path), "cpu", {})
+    handler.load(write_ministral(tmp_path), "cpu", {"dtype": "float32"})
     engine: Any = handler.loaded.engine
     assert engine._backbone.model.model.vision_tower is None
     (output,) = outputs(handler, [item(handler, temperature=1.5, seed=1)])
@@ -340,7 +342,7 @@ def test_a_ministral_reads_text_with_its_eyes_shut(tmp_path: Path) -> None:
 def test_a_half_failed_load_can_be_undone(tmp_path: Path) -> None:
     handler = GenerateDescription()
     with pytest.raises(ServiceError, match="sliding window"):
-        handler.load(write_mistral(tmp_path, sliding_window=32), "cpu", {})
+        handler.load(write_mistral(tmp_path, sliding_window=32), "cpu", {"dtype": "float32"})
     handler.unload()
 
 
@@ -351,7 +353,7 @@ DEMO = Path(aiservices.__file__).parent / "demo" / "mistral"
 @pytest.mark.skipif(not (DEMO / "model.safetensors").exists(), reason="needs the package's demo weights")
 def test_the_demo_writes_sixteen_listings_at_once_as_it_writes_each_alone() -> None:
     demo = GenerateDescription()
-    demo.load(DEMO, "cpu", {})
+    demo.load(DEMO, "cpu", {"dtype": "float32"})
     wares = [("red", "mug"), ("blue", "boot"), ("green", "hat"), ("white", "lamp")]
     items = [
         item(demo, image_description=f"A {size} {pattern} {colour} {ware} on a white background.")

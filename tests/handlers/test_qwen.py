@@ -42,7 +42,7 @@ def picture(seed: int, size: tuple[int, int] | None = None) -> bytes:
 @pytest.fixture(scope="module", params=KINDS)
 def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DescribeImage]:
     handler = DescribeImage()
-    handler.load(write_qwen(tmp_path_factory.mktemp(request.param), request.param), "cpu", {})
+    handler.load(write_qwen(tmp_path_factory.mktemp(request.param), request.param), "cpu", {"dtype": "float32"})
     yield handler
     handler.unload()
 
@@ -51,7 +51,9 @@ def handler(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DescribeImage]:
     """One family, for what is the same in all."""
     handler = DescribeImage()
-    handler.load(write_qwen(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl"), "cpu", {"max_picture_tokens": 64})
+    handler.load(
+        write_qwen(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl"), "cpu", {"dtype": "float32", "max_picture_tokens": 64}
+    )
     yield handler
     handler.unload()
 
@@ -377,7 +379,7 @@ def test_a_prompt_beyond_the_context_names_the_field(qwen: DescribeImage) -> Non
 
 def test_a_picture_beyond_the_context_is_blamed_itself(tmp_path: Path) -> None:
     handler = DescribeImage()
-    handler.load(write_qwen(tmp_path, "qwen2_vl", max_position_embeddings=100), "cpu", {})
+    handler.load(write_qwen(tmp_path, "qwen2_vl", max_position_embeddings=100), "cpu", {"dtype": "float32"})
     with pytest.raises(InvalidInput, match=r"\$\.image_url: makes a prompt of \d+ tokens; the model takes at most 99"):
         item(handler, picture(1, (400, 400)), prompt="?")
     with pytest.raises(InvalidInput, match=r"\$\.image_urls: makes a prompt of \d+ tokens"):
@@ -396,7 +398,7 @@ def test_unloading_gives_the_model_back(tmp_path: Path) -> None:
     import weakref
 
     handler = DescribeImage()
-    handler.load(write_qwen(tmp_path, "qwen3_vl"), "cpu", {})
+    handler.load(write_qwen(tmp_path, "qwen3_vl"), "cpu", {"dtype": "float32"})
     handler.admit(tasks_for(items(handler, 3)))
     handler.step()
     engine: Any = handler.loaded.engine
@@ -412,12 +414,12 @@ def test_unloading_gives_the_model_back(tmp_path: Path) -> None:
 def test_wrong_options_and_folders_stop_the_load(tmp_path: Path) -> None:
     folder = write_qwen(tmp_path / "whole", "qwen2_vl")
     with pytest.raises(ConfigError, match="did you mean 'max_picture_tokens'"):
-        DescribeImage().load(folder, "cpu", {"max_picture_token": 5})
+        DescribeImage().load(folder, "cpu", {"dtype": "float32", "max_picture_token": 5})
     blind = Path(shutil.copytree(folder, tmp_path / "blind"))
     (blind / "preprocessor_config.json").unlink()
     handler = DescribeImage()
     with pytest.raises(ServiceError, match="no image processor"):
-        handler.load(blind, "cpu", {})
+        handler.load(blind, "cpu", {"dtype": "float32"})
     handler.unload()
 
 
@@ -425,7 +427,7 @@ def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
     folder = write_qwen(tmp_path, "qwen2_vl", use_sliding_window=True, sliding_window=16, max_window_layers=1)
     assert "sliding_attention" in json.dumps(json.loads((folder / "config.json").read_text()))
     with pytest.raises(ServiceError, match="sliding window"):
-        DescribeImage().load(folder, "cpu", {})
+        DescribeImage().load(folder, "cpu", {"dtype": "float32"})
 
 
 DEMO = Path(aiservices.__file__).parent / "demo" / "qwen2.5-vl"
@@ -435,7 +437,7 @@ DEMO = Path(aiservices.__file__).parent / "demo" / "qwen2.5-vl"
 @pytest.mark.skipif(not (DEMO / "model.safetensors").exists(), reason="needs the package's demo weights")
 def test_the_demo_describes_sixteen_pictures_at_once_as_it_describes_each_alone() -> None:
     demo = DescribeImage()
-    demo.load(DEMO, "cpu", {"max_new_tokens": 40})
+    demo.load(DEMO, "cpu", {"dtype": "float32", "max_new_tokens": 40})
     requests = [item(demo, picture(n, (120 + 20 * n, 300 - 10 * n))) for n in range(16)]
     engine = demo.loaded.engine
     alone = [generate(engine, [request])[0].token_ids for request in requests]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from aiservices.errors import Unavailable
+from aiservices.estimates import MemoryNeed
 from aiservices.handler import InputT, OutputT, StepHandler, Task
 from aiservices.handlers.text.checkpoint import Checkpoint, read_checkpoint
 from aiservices.handlers.text.engine import TextEngine, generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, fit_new_tokens
 from aiservices.handlers.text.loading import load_engine
+from aiservices.handlers.text.memory import estimate_memory
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.torch_runtime import free_memory
 from aiservices.options import read_options
@@ -74,6 +76,17 @@ class TextService(StepHandler[InputT, OutputT]):
         self.prepare(self._loaded)
         generate(engine, self.warm_up_requests())
         engine.reset()
+
+    def estimate_memory(
+        self, model_dir: Path, device: str, options: Mapping[str, Any], max_batch_size: int
+    ) -> MemoryNeed:
+        """Estimate what the model takes of its device."""
+        read = read_options(self.Options, options)
+        return estimate_memory(model_dir, device, read, max_batch_size, self.picture_tokens(read))
+
+    def picture_tokens(self, options: Any) -> int:
+        """Say how many tokens the pictures of one prompt take at most."""
+        return 0
 
     def unload(self) -> None:
         """Give the model's memory back."""
