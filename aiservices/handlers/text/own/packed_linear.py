@@ -32,8 +32,8 @@ _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 def pack_weights(model: nn.Module, decoder: nn.Module, device: str, weights: WeightsName = "full") -> None:
     """Replace the linear layers of a model on a CPU by packed ones, one after the other: only one is held twice.
 
-    Does nothing where the device is no CPU, or oneDNN does not know the model's type there; small layers in float32 stay
-    as they are. Embeddings that share their weight with the head keep the plain one.
+    Does nothing where the device is no CPU, or oneDNN does not know the model's type there; small layers in float32
+    stay as they are. Embeddings that share their weight with the head keep the plain one.
 
     Args:
         model: changed in place.
