@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aiservices.errors import ServiceError
+from aiservices.errors import InvalidInput, ServiceError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 """How tokens that steer a chat look, whether or not the checkpoint calls them special: ``<|im_end|>``, ``[INST]``."""
+
+
+OWN_SYSTEM_PROMPT = "You are a helpful assistant."
+"""Sent where a chat template would put a long prompt of its own before a chat that has none: Ministral 3's takes 550
+tokens of every request and holds today's date, so that no answer could be repeated tomorrow."""
+
+_SHORT_CHARACTERS = 400
+"""Of a chat of one character: turns' markers and a short system prompt, as Qwen2.5-VL's, stay below."""
 
 
 class Chat:
@@ -42,17 +50,54 @@ class Chat:
             for token in tokenizer.added_tokens_decoder.values()
             if len(token.content) > 1 and (token.special or _MARKER.fullmatch(token.content))
         ]
+        self._system_prompt = OWN_SYSTEM_PROMPT if self._says_much_by_itself() else None
         self._markers = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
 
-    def encode(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        """Render messages up to where the answer begins, and turn that into tokens."""
-        text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    def encode(self, messages: Sequence[dict[str, Any]], system_prompt: str | None = None) -> list[int]:
+        """Render messages up to where the answer begins, and turn that into tokens.
+
+        Args:
+            messages: the turns; a caller's text in them without markers.
+            system_prompt: what stands before them in a turn of its own, as the caller wrote it. None: what the
+                template puts there, or :data:`OWN_SYSTEM_PROMPT` in place of a long one.
+
+        Raises:
+            InvalidInput: the chat template has no place for a system turn.
+        """
+        text = self._render(messages)
+        system_prompt = self._system_prompt if system_prompt is None else system_prompt
+        if system_prompt is not None:
+            text = self._render_with_system(messages, self.escape_markers(system_prompt), text)
         # The backend's own encode, because the wrapper's sets padding on a shared object at every call.
-        return list(self.backend.encode(str(text), add_special_tokens=False).ids)
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def escape_markers(self, text: str) -> str:
         """Make a caller's text safe to put into a message: no token that steers the chat, no lone surrogate."""
         text = text.encode(errors="replace").decode()
         while self._markers.search(text):
             text = self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)
+        return text
+
+    def _says_much_by_itself(self) -> bool:
+        from jinja2 import TemplateError
+
+        try:
+            return len(self._render([{"role": "user", "content": "?"}])) > _SHORT_CHARACTERS
+        except TemplateError:  # a template that takes its content in parts only
+            return False
+
+    def _render(self, messages: Sequence[dict[str, Any]]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def _render_with_system(self, messages: Sequence[dict[str, Any]], prompt: str, without: str) -> str:
+        from jinja2 import TemplateError
+
+        in_parts = isinstance(messages[0]["content"], list)
+        content = [{"type": "text", "text": prompt}] if in_parts else prompt
+        try:
+            text = self._render([{"role": "system", "content": content}, *messages])
+        except TemplateError:  # such as "Only user and assistant roles are supported!"
+            text = without
+        if text == without:  # others leave out what they do not know
+            raise InvalidInput("$.system_prompt", "the checkpoint's chat template has no place for a system prompt")
         return text

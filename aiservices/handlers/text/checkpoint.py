@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+_MISTRALS = frozenset({"mistral", "ministral3", "mistral3"})
+_PRESENCE_PENALTIES = {"qwen3_vl": 1.5}
+"""What a model's card asks for and no file of a checkpoint can: Qwen3-VL's, "Generation Hyperparameters", VL."""
+_COLD = 0.01
+"""Temperatures up to it are none: Qwen2.5-VL asks for 0.000001."""
+
+
 @attrs.frozen(eq=False)
 class Checkpoint:
     """A model without its weights.
@@ -59,7 +66,9 @@ def read_checkpoint(model_dir: Path | None, auto_classes: Mapping[str, str]) -> 
     try:
         config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
         auto_class = _auto_class(config.model_type, auto_classes)
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_dir, trust_remote_code=False, local_files_only=True, **_tokenizer_arguments(config.model_type)
+        )
     except (OSError, ValueError, ImportError) as error:
         raise unreadable(error, model_dir) from error
     generation = _generation_config(model_dir, config)
@@ -69,7 +78,7 @@ def read_checkpoint(model_dir: Path | None, auto_classes: Mapping[str, str]) -> 
         auto_class=auto_class,
         chat=Chat(tokenizer),
         stop_ids=_stop_ids(generation.eos_token_id, tokenizer.eos_token_id),
-        sampling=_sampling(generation),
+        sampling=_sampling(generation, config.model_type),
     )
 
 
@@ -94,8 +103,25 @@ def _generation_config(model_dir: Path, config: PretrainedConfig) -> Any:
         return GenerationConfig.from_model_config(config)
 
 
-def _sampling(generation: Any) -> Sampling:
-    return Sampling(repetition_penalty=generation.repetition_penalty or 1.0)
+def _tokenizer_arguments(model_type: str) -> dict[str, Any]:
+    """What keeps a Mistral's tokenizer the one in ``tokenizer.json``."""
+    if model_type not in _MISTRALS:
+        return {}
+    # With mistral_common installed, tekken.json beside it would be taken by a class that is no fast tokenizer. And the
+    # other splitting of words that transformers proposes for older checkpoints is not that of Mistral 7B v0.3.
+    return {"mistral_format": False, "fix_mistral_regex": False}
+
+
+def _sampling(generation: Any, model_type: str) -> Sampling:
+    """Read what a checkpoint asks for; what it asks for a temperature next to nothing is the likeliest token."""
+    sampled = bool(generation.do_sample) and (generation.temperature or 1.0) > _COLD
+    return Sampling(
+        temperature=(generation.temperature or 1.0) if sampled else 0.0,
+        top_p=(generation.top_p or 1.0) if sampled else 1.0,
+        top_k=(generation.top_k or 0) if sampled else 0,
+        repetition_penalty=generation.repetition_penalty or 1.0,
+        presence_penalty=_PRESENCE_PENALTIES.get(model_type, 0.0) if sampled else 0.0,
+    )
 
 
 def _stop_ids(*eos: int | list[int] | None) -> frozenset[int]:

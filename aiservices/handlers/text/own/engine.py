@@ -27,7 +27,7 @@ from aiservices.handlers.text.own.prefix_cache import PrefixCache
 from aiservices.handlers.text.own.prompt_reader import PromptReader, PromptsRead, PromptUnreadable
 from aiservices.handlers.text.own.room import Room
 from aiservices.handlers.text.own.row import OwnRow
-from aiservices.handlers.text.own.sampling import NO_TOKEN, Sampler, choose_tokens
+from aiservices.handlers.text.own.sampling import NO_TOKEN, RowSamplers, Sampler
 from aiservices.handlers.text.own.slot_cache import SlotCache
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class OwnEngine:
         self._cache = SlotCache(backbone.device, cache_tokens, padded=backbone.padded is not None)
         self._room = Room(self._cache, backbone.device, self._forget)
         self._rope_deltas: torch.Tensor | None = None
+        self._samplers = RowSamplers([], backbone.device)
         self._ended: list[Ended] = []
 
     def __len__(self) -> int:
@@ -113,6 +114,7 @@ class OwnEngine:
         self._running = []
         self._cache.clear()
         self._rope_deltas = None
+        self._samplers = RowSamplers([], self._backbone.device)
         self._ended = []
         self._forget()
 
@@ -208,11 +210,10 @@ class OwnEngine:
             except Exception as error:
                 rows[index].failure = error
         self._masks.apply(logits, [(index, run) for index, run in runs if not run.forced])
-        tokens = choose_tokens(logits, [row.sampler for row in rows])
-        for index, run in runs:
-            if run.forced and tokens[index] != NO_TOKEN:
-                tokens[index] = run.forced.popleft()
-        return tokens
+        samplers = tuple(row.sampler for row in rows)
+        if self._samplers.samplers != samplers:
+            self._samplers = RowSamplers(samplers, self._backbone.device)
+        return self._samplers.choose(logits, {index: run.forced.popleft() for index, run in runs if run.forced})
 
     def _accept(self, row: OwnRow, token: int, now_s: float) -> bool:
         """Add a token to a row; False if that ended it."""
@@ -228,12 +229,13 @@ class OwnEngine:
         if token == NO_TOKEN:
             raise JobFailed("the model's output was not a number; it may be damaged or of too narrow a type")
         row.tokens.append(token)
-        row.sampler.note(token)
         stops = token in self._stop_ids
         if row.run is not None and not stops:
             row.run.advance(token)
         if stops or (row.run is not None and row.run.complete):
             self._finish(row, "stop", drop_last=stops)
+        elif row.stops():
+            self._finish(row, "stop", drop_last=False)
         elif len(row.tokens) >= row.request.max_new_tokens:
             self._finish(row, "length", drop_last=False)
         else:

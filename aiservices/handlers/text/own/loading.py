@@ -12,6 +12,7 @@ from aiservices.errors import ServiceError
 from aiservices.handlers.text.checkpoint import Checkpoint, unreadable
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.own.backbone import Backbone, PictureBackbone
+from aiservices.handlers.text.own.dequantised import source_of_weights
 from aiservices.handlers.text.own.engine import OwnEngine
 from aiservices.handlers.text.own.packed_linear import pack_weights
 from aiservices.handlers.text.own.picture_reader import PictureReader
@@ -70,13 +71,13 @@ def load_weights(checkpoint: Checkpoint, device: str, options: GenerationOptions
     """
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto_class: Any = getattr(transformers, checkpoint.auto_class)
+    model_class = auto_class._model_mapping[type(checkpoint.config)]
+    dtype = resolve_dtype(options.dtype, device)
     try:
-        model, report = auto_class.from_pretrained(
-            checkpoint.folder,
-            config=checkpoint.config,
-            dtype=resolve_dtype(options.dtype, device),
+        model, report = model_class.from_pretrained(
+            **source_of_weights(checkpoint, dtype),
+            dtype=dtype,
             attn_implementation=options.attn_implementation,
-            trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,

@@ -16,11 +16,12 @@ pytest.importorskip("torch", reason="needs torch and transformers: pip install '
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 
 from aiservices.errors import JobFailed, ModelBroken
-from aiservices.handlers.mistral import DEFAULT_CATEGORIES, build_schema
+from aiservices.handlers.listing import DEFAULT_CATEGORIES, build_schema
 from aiservices.handlers.text.checkpoint import read_checkpoint
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
 from tests.handlers.text.own.loading import MISTRAL, load_engine, tokens_alone
 from tests.handlers.text.own.test_engine import prompt
