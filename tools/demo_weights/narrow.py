@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aiservices.handlers.listing import build_schema
 from aiservices.handlers.mistral import GenerateDescription
 from aiservices.handlers.qwen import DescribeImage, DescribeImageInput
 from aiservices.handlers.text.engine import generate
@@ -50,7 +51,7 @@ def describe(options: dict[str, str], count: int) -> tuple[list[str], list[str]]
     drawn = [picture((_SEED, 1, i), held_out=True) for i in range(count)]
     exchanges = [caption_exchange(product) for product, _ in drawn]
     requests = [
-        service._request(DescribeImageInput("", prompt=question), image)
+        service._request(DescribeImageInput("", prompt=question), [image])
         for (question, _), (_, image) in zip(exchanges, drawn, strict=True)
     ]
     return _answers(service, requests), [answer for _, answer in exchanges]
@@ -71,7 +72,7 @@ def listing(options: dict[str, str], count: int) -> tuple[list[str], list[str]]:
         GenerationRequest(
             engine.render(chat.encode([{"role": "user", "content": example.message}])),
             max_new_tokens=512,
-            grammar=service._grammars.get(example.categories),
+            grammar=service._grammars.get(service._read(build_schema(example.categories), "$.categories")),
         )
         for example in examples
     ]
