@@ -130,6 +130,33 @@ def test_a_device_that_fails_beside_t3_is_reported_by_a_step(
     assert same(say(beside), wanted)
 
 
+def test_a_batch_that_fails_after_its_jobs_were_forgotten_concerns_nobody(
+    beside: ChatterboxTextToSpeech, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from aiservices.handlers.chatterbox.flow import Flow
+
+    wanted = say(beside)
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    gate.open.clear()
+    gate.reached.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(Flow, "spectrograms", full)
+        beside.admit([job(beside)])
+        while not gate.reached.is_set():
+            beside.step()
+        batch = beside._ready.engine._renderer.batch
+        assert batch is not None
+        beside.reset()
+        gate.open.set()
+        assert isinstance(batch.exception(50), torch.OutOfMemoryError)
+    assert same(say(beside), wanted)
+
+
 def test_closing_waits_for_the_sound_under_way_and_ends_the_threads(checkpoint: Path, gate: Gate) -> None:
     from aiservices.handlers.chatterbox.rendering import Renderer
 
