@@ -40,7 +40,7 @@ class JsonTokens:
 
     @classmethod
     def of(cls, tokenizer: LLTokenizer) -> JsonTokens:
-        """Look at every token: a tenth of a second for a large vocabulary.
+        """Look at every token: 0.3 s for 131 072 of them.
 
         Raises:
             ServiceError: there is no token for some mark of JSON alone.

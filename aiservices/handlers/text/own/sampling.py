@@ -20,8 +20,8 @@ class Sampler:
     Attributes:
         asked: by the request.
         generator: of the draws; None where the likeliest token is taken.
-        seen: tokens of prompt and answer, ``[vocabulary]``; None without a repetition penalty.
-        held: tokens of the answer alone, ``[vocabulary]``; None without a presence penalty.
+        seen: the repetition penalty of tokens in prompt and answer, 1 for the others, ``[vocabulary]``; None without.
+        held: the presence penalty of tokens in the answer, 0 for the others, ``[vocabulary]``; None without.
     """
 
     asked: Sampling
@@ -38,10 +38,10 @@ class Sampler:
             generator = torch.Generator(device=device)
             generator.seed() if asked.seed is None else generator.manual_seed(asked.seed)
         if asked.repetition_penalty != 1:
-            seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            seen[torch.tensor(request.prompt.token_ids, device=device)] = True
+            seen = torch.ones(vocabulary, device=device)
+            seen[torch.tensor(request.prompt.token_ids, device=device)] = asked.repetition_penalty
         if asked.presence_penalty:
-            held = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+            held = torch.zeros(vocabulary, device=device)
         return cls(asked, generator, seen, held)
 
 
@@ -102,11 +102,11 @@ class RowSamplers:
         """Repetition first, then presence, as vLLM does."""
         if (penalty := self._repetition) is not None:
             # Keskar et al., CTRL, 2019
-            own = logits[penalty.rows]
-            lowered = torch.where(own > 0, own / penalty.strengths, own * penalty.strengths)
-            logits[penalty.rows] = torch.where(penalty.tokens, lowered, own)
+            own = logits if penalty.everywhere else logits[penalty.rows]
+            penalised = torch.where(own > 0, own / penalty.table, own * penalty.table)
+            logits.index_copy_(0, penalty.rows, penalised)
         if (penalty := self._presence) is not None:
-            logits[penalty.rows] -= penalty.strengths * penalty.tokens
+            logits.index_add_(0, penalty.rows, penalty.table, alpha=-1)
 
     def _draw(self, logits: torch.Tensor) -> torch.Tensor:
         probabilities = torch.softmax(logits / self._temperatures, dim=-1)
@@ -123,11 +123,12 @@ class RowSamplers:
         rows = [row for row, sampler in enumerate(self.samplers) if getattr(sampler, name) is not None]
         if not rows:
             return None
-        tokens = torch.stack([getattr(self.samplers[row], name) for row in rows])
-        for row, own in zip(rows, tokens, strict=True):
+        table = torch.stack([getattr(self.samplers[row], name) for row in rows])
+        for row, own in zip(rows, table, strict=True):
             setattr(self.samplers[row], name, own)
         places = torch.tensor(rows, device=self._device)
-        return _Penalty(places, self._column([strengths[row] for row in rows]), tokens)
+        column = self._column([strengths[row] for row in rows])
+        return _Penalty(places, column, table, everywhere=len(rows) == len(self.samplers))
 
     def _column(self, numbers: Sequence[float]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.float32, device=self._device)[:, None]
@@ -140,16 +141,18 @@ class _Penalty:
     Attributes:
         rows: those that have it, ``[penalised]``.
         strengths: of each, ``[penalised, 1]``.
-        tokens: which tokens it falls on, ``[penalised, vocabulary]``.
+        table: what each token loses by, ``[penalised, vocabulary]``.
+        everywhere: whether all rows have it.
     """
 
     rows: torch.Tensor
     strengths: torch.Tensor
-    tokens: torch.Tensor
+    table: torch.Tensor
+    everywhere: bool
 
     def note(self, chosen: torch.Tensor) -> None:
         """Remember the tokens of a step, one per row of the batch."""
-        self.tokens.scatter_(1, chosen[self.rows, None], True)
+        self.table.scatter_(1, chosen[self.rows, None], self.strengths)
 
 
 def _truncate(probabilities: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:

@@ -298,6 +298,9 @@ class _Refusing:
             raise ValueError("no idea how much is left")
         self.forced.append(7)
 
+    def keep_small(self, allowed: Any) -> None:
+        """There is no hurry."""
+
     def advance(self, token: int) -> None:
         self.taken += 1
         if self.taken == 3:
