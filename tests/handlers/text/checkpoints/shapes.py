@@ -15,6 +15,12 @@ import attrs
 from tokenizers import AddedToken, Tokenizer
 
 from aiservices.handlers.torch_runtime import prepare_torch
+from tests.handlers.text.checkpoints.templates import (
+    MINISTRAL_TEMPLATE,
+    MISTRAL_TEMPLATE,
+    QWEN3_TEMPLATE,
+    QWEN25_TEMPLATE,
+)
 from tests.handlers.tiny_models import MISTRAL_TOKENS, QWEN_TOKENS, byte_tokenizer, metaspace_tokenizer
 
 _QWEN_VISION_TOKENS = {
@@ -239,58 +245,6 @@ MINISTRAL_8B_CONFIG = _ministral_config(
 )
 MINISTRAL_3B_CONFIG = _ministral_config(
     {"hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26}, tied=True
-)
-
-_QWEN_PICTURE = (
-    "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
-)
-_QWEN_TURNS = (
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}" + _QWEN_PICTURE + ""
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}"
-)
-_ASSISTANT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-QWEN25_TEMPLATE = (
-    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    + _QWEN_TURNS
-    + "{% endfor %}"
-    + _ASSISTANT
-)
-QWEN3_TEMPLATE = (
-    "{%- if tools %}<|im_start|>system\n# Tools\n{{ tools | tojson }}<|im_end|>\n{%- endif %}"
-    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
-    + _QWEN_TURNS
-    + "{% endfor %}"
-    + _ASSISTANT
-)
-MISTRAL_TEMPLATE = (
-    "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}"
-    "{%- set loop_messages = messages[1:] %}{%- else %}{%- set loop_messages = messages %}{%- endif %}"
-    "{{- bos_token }}{%- for message in loop_messages %}"
-    "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{- raise_exception('After the optional system message, conversation roles must alternate') }}{%- endif %}"
-    "{%- if message['role'] == 'user' %}"
-    "{%- if loop.last and system_message is defined %}"
-    "{{- '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}"
-    "{%- else %}{{- '[INST] ' + message['content'] + '[/INST]' }}{%- endif %}"
-    "{%- else %}{{- ' ' + message['content'] + eos_token }}{%- endif %}{%- endfor %}"
-)
-MINISTRAL_TEMPLATE = (
-    "{%- set default_system_message = 'You are Ministral-3-8B-Instruct-2512, a Large Language Model. You power an AI "
-    "assistant. Your knowledge base was last updated on 2023-10-01. The current date is ' + strftime_now('%Y-%m-%d') "
-    "+ '. " + "When you are not sure about some information, say so. " * 40 + "' %}"
-    "{{- bos_token }}{%- if messages[0]['role'] == 'system' %}"
-    "{{- '[SYSTEM_PROMPT]' + messages[0]['content'] + '[/SYSTEM_PROMPT]' }}{%- set loop_messages = messages[1:] %}"
-    "{%- else %}{{- '[SYSTEM_PROMPT]' + default_system_message + '[/SYSTEM_PROMPT]' }}"
-    "{%- set loop_messages = messages %}{%- endif %}"
-    "{%- for message in loop_messages %}{%- if message['role'] == 'user' %}"
-    "{{- '[INST]' + message['content'] + '[/INST]' }}"
-    "{%- else %}{{- message['content'] + eos_token }}{%- endif %}{%- endfor %}"
 )
 
 _QWEN_GENERATION = {"bos_token_id": 151643, "pad_token_id": 151643, "do_sample": True}
