@@ -16,8 +16,8 @@ _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 """How tokens that steer a chat look, whether or not the checkpoint calls them special: ``<|im_end|>``, ``[INST]``."""
 
 _SYSTEM_PROMPT = "You are a helpful assistant."
-"""What stands in place of a template's own long system prompt: Ministral 3's has 550 tokens, and placeholders for today's
-date that nothing fills."""
+"""What stands in place of a template's own long system prompt: Ministral 3's has 550 tokens, and speaks of today's date
+in placeholders that nothing fills."""
 _LONG = 400
 """Characters before the first turn that are a long system prompt; Qwen2.5-VL's has 60."""
 
