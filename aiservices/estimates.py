@@ -16,11 +16,13 @@ class MemoryNeed:
     Attributes:
         cache_gib: keys and values of all rows at once.
         activations_gib: what one step needs beside, work space of the device's libraries included.
+        reserved_share: of the whole device, taken whether it is needed or not; 0 takes what is needed.
     """
 
     weights_gib: float
     cache_gib: float = 0.0
     activations_gib: float = 0.0
+    reserved_share: float = 0.0
 
     @property
     def total_gib(self) -> float:

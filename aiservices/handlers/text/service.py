@@ -16,7 +16,7 @@ from aiservices.handlers.text.checkpoint import Checkpoint, read_checkpoint
 from aiservices.handlers.text.engine import TextEngine, generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, fit_new_tokens
 from aiservices.handlers.text.known_models import known_model
-from aiservices.handlers.text.loading import load_engine
+from aiservices.handlers.text.loading import load_engine, takes_vllm
 from aiservices.handlers.text.memory import estimate_memory, read_config
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.torch_runtime import free_memory
@@ -81,7 +81,9 @@ class TextService(StepHandler[InputT, OutputT]):
         config = known_model(model) if model_dir is None else read_config(model_dir)
         if config is None:
             return None
-        return estimate_memory(config, device, read, max_batch_size, self.picture_tokens(read))
+        need = estimate_memory(config, device, read, max_batch_size, self.picture_tokens(read))
+        reserves = takes_vllm(device, read) and not device.startswith("cpu")
+        return attrs.evolve(need, reserved_share=read.memory_share if reserves else 0.0)
 
     def picture_tokens(self, options: Any) -> int:
         """Say how many tokens the pictures of one prompt take at most."""
