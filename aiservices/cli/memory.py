@@ -10,7 +10,7 @@ import attrs
 from aiservices.cli.printing import columns
 from aiservices.errors import ServiceError
 from aiservices.estimates import EstimatesMemory, MemoryNeed
-from aiservices.model import free_gib, resolve_device
+from aiservices.model import free_gib, full_name, resolve_device
 from aiservices.registry import load_handler
 from aiservices.settings import Config, ServiceConfig
 from aiservices.storage import ModelStore
@@ -52,7 +52,7 @@ def _need(service: ServiceConfig, store: ModelStore) -> ServiceNeed | None:
     device = resolve_device(service.device)
     folder = asyncio.run(store.find(service.model))
     need = handler.estimate_memory(folder, service.model, device, service.options, service.max_batch_size)
-    return ServiceNeed(service.name, device, service.memory_gib, need)
+    return ServiceNeed(service.name, full_name(device), service.memory_gib, need)
 
 
 def device_sums(needs: Sequence[ServiceNeed]) -> Mapping[str, float]:
