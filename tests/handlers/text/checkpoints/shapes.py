@@ -15,6 +15,12 @@ import attrs
 from tokenizers import AddedToken, Tokenizer
 
 from aiservices.handlers.torch_runtime import prepare_torch
+from tests.handlers.text.checkpoints.templates import (
+    MINISTRAL_TEMPLATE,
+    MISTRAL_TEMPLATE,
+    QWEN3_TEMPLATE,
+    QWEN25_TEMPLATE,
+)
 from tests.handlers.tiny_models import MISTRAL_TOKENS, QWEN_TOKENS, byte_tokenizer, metaspace_tokenizer
 
 _QWEN_VISION_TOKENS = {
@@ -241,58 +247,6 @@ MINISTRAL_3B_CONFIG = _ministral_config(
     {"hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26}, tied=True
 )
 
-_QWEN_PICTURE = (
-    "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
-)
-_QWEN_TURNS = (
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}" + _QWEN_PICTURE + ""
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}"
-)
-_ASSISTANT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-QWEN25_TEMPLATE = (
-    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    + _QWEN_TURNS
-    + "{% endfor %}"
-    + _ASSISTANT
-)
-QWEN3_TEMPLATE = (
-    "{%- if tools %}<|im_start|>system\n# Tools\n{{ tools | tojson }}<|im_end|>\n{%- endif %}"
-    "{% set image_count = namespace(value=0) %}{% for message in messages %}"
-    + _QWEN_TURNS
-    + "{% endfor %}"
-    + _ASSISTANT
-)
-MISTRAL_TEMPLATE = (
-    "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}"
-    "{%- set loop_messages = messages[1:] %}{%- else %}{%- set loop_messages = messages %}{%- endif %}"
-    "{{- bos_token }}{%- for message in loop_messages %}"
-    "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{- raise_exception('After the optional system message, conversation roles must alternate') }}{%- endif %}"
-    "{%- if message['role'] == 'user' %}"
-    "{%- if loop.last and system_message is defined %}"
-    "{{- '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}"
-    "{%- else %}{{- '[INST] ' + message['content'] + '[/INST]' }}{%- endif %}"
-    "{%- else %}{{- ' ' + message['content'] + eos_token }}{%- endif %}{%- endfor %}"
-)
-MINISTRAL_TEMPLATE = (
-    "{%- set default_system_message = 'You are Ministral-3-8B-Instruct-2512, a Large Language Model. You power an AI "
-    "assistant. Your knowledge base was last updated on 2023-10-01. The current date is ' + strftime_now('%Y-%m-%d') "
-    "+ '. " + "When you are not sure about some information, say so. " * 40 + "' %}"
-    "{{- bos_token }}{%- if messages[0]['role'] == 'system' %}"
-    "{{- '[SYSTEM_PROMPT]' + messages[0]['content'] + '[/SYSTEM_PROMPT]' }}{%- set loop_messages = messages[1:] %}"
-    "{%- else %}{{- '[SYSTEM_PROMPT]' + default_system_message + '[/SYSTEM_PROMPT]' }}"
-    "{%- set loop_messages = messages %}{%- endif %}"
-    "{%- for message in loop_messages %}{%- if message['role'] == 'user' %}"
-    "{{- '[INST]' + message['content'] + '[/INST]' }}"
-    "{%- else %}{{- message['content'] + eos_token }}{%- endif %}{%- endfor %}"
-)
-
 _QWEN_GENERATION = {"bos_token_id": 151643, "pad_token_id": 151643, "do_sample": True}
 QWEN25_GENERATION = {**_QWEN_GENERATION, "repetition_penalty": 1.05, "temperature": 0.000001}
 QWEN3_GENERATION = {**_QWEN_GENERATION, "top_p": 0.8, "top_k": 20, "temperature": 0.7, "repetition_penalty": 1.0}
@@ -322,6 +276,33 @@ QWEN3_PROCESSOR = {
 }
 
 
+_QWEN25_FILES = {
+    "preprocessor_config.json": QWEN25_PROCESSOR,
+    "video_preprocessor_config.json": {**QWEN25_PROCESSOR, "video_processor_type": "Qwen2VLVideoProcessor"},
+}
+_QWEN3_FILES = {
+    "preprocessor_config.json": QWEN3_PROCESSOR,
+    "video_preprocessor_config.json": {
+        **QWEN3_PROCESSOR,
+        "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+        "video_processor_type": "Qwen3VLVideoProcessor",
+    },
+}
+_MINISTRAL_FILES = {
+    "processor_config.json": {
+        "image_processor": {
+            "image_processor_type": "PixtralImageProcessorFast",
+            "patch_size": 14,
+            "size": {"longest_edge": 1540},
+        },
+        "image_token": "[IMG]",
+        "patch_size": 14,
+        "processor_class": "PixtralProcessor",
+        "spatial_merge_size": 2,
+    }
+}
+
+
 @attrs.frozen
 class Shape:
     """A released checkpoint without its weights.
@@ -329,6 +310,8 @@ class Shape:
     Attributes:
         repository: where it is.
         parameters: billions, those of a vision tower included.
+        processors: the files that describe what pictures and videos go through.
+        tokenizer: "bytes" or "metaspace", as :mod:`tests.handlers.tiny_models` makes them.
     """
 
     repository: str
@@ -336,20 +319,20 @@ class Shape:
     generation: dict[str, Any]
     template: str
     parameters: float
-    processor: dict[str, Any] | None = None
+    processors: dict[str, Any] = attrs.Factory(dict)
     tokenizer: str = "bytes"
 
     @property
     def sees(self) -> bool:
         """Whether it describes pictures here."""
-        return self.processor is not None
+        return "preprocessor_config.json" in self.processors
 
 
 SHAPES = (
-    Shape("Qwen/Qwen2.5-VL-7B-Instruct", QWEN25_CONFIG, QWEN25_GENERATION, QWEN25_TEMPLATE, 8.29, QWEN25_PROCESSOR),
-    Shape("Qwen/Qwen3-VL-8B-Instruct", QWEN3_8B_CONFIG, QWEN3_GENERATION, QWEN3_TEMPLATE, 8.77, QWEN3_PROCESSOR),
-    Shape("Qwen/Qwen3-VL-4B-Instruct", QWEN3_4B_CONFIG, QWEN3_GENERATION, QWEN3_TEMPLATE, 4.44, QWEN3_PROCESSOR),
-    Shape("Qwen/Qwen3-VL-2B-Instruct", QWEN3_2B_CONFIG, QWEN3_GENERATION, QWEN3_TEMPLATE, 2.13, QWEN3_PROCESSOR),
+    Shape("Qwen/Qwen2.5-VL-7B-Instruct", QWEN25_CONFIG, QWEN25_GENERATION, QWEN25_TEMPLATE, 8.29, _QWEN25_FILES),
+    Shape("Qwen/Qwen3-VL-8B-Instruct", QWEN3_8B_CONFIG, QWEN3_GENERATION, QWEN3_TEMPLATE, 8.77, _QWEN3_FILES),
+    Shape("Qwen/Qwen3-VL-4B-Instruct", QWEN3_4B_CONFIG, QWEN3_GENERATION, QWEN3_TEMPLATE, 4.44, _QWEN3_FILES),
+    Shape("Qwen/Qwen3-VL-2B-Instruct", QWEN3_2B_CONFIG, QWEN3_GENERATION, QWEN3_TEMPLATE, 2.13, _QWEN3_FILES),
     Shape(
         "mistralai/Mistral-7B-Instruct-v0.3",
         MISTRAL_CONFIG,
@@ -364,6 +347,7 @@ SHAPES = (
         MINISTRAL_GENERATION,
         MINISTRAL_TEMPLATE,
         8.92,
+        _MINISTRAL_FILES,
     ),
     Shape(
         "mistralai/Ministral-3-3B-Instruct-2512",
@@ -371,26 +355,31 @@ SHAPES = (
         MINISTRAL_GENERATION,
         MINISTRAL_TEMPLATE,
         3.85,
+        _MINISTRAL_FILES,
     ),
 )
 
 
 def write(shape: Shape, folder: Path) -> Path:
-    """Write a tiny checkpoint of a shape."""
+    """Write a tiny checkpoint of a shape: every file of its repository that anything reads."""
     qwen = shape.sees
     tokens = QWEN_TOKENS if qwen else (*MISTRAL_TOKENS, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
     make = byte_tokenizer if shape.tokenizer == "bytes" else metaspace_tokenizer
     tokenizer = make(tokens)
     config = _shrink(shape.config, tokenizer, qwen)
-    (folder / "config.json").write_text(json.dumps(config))
+    _write_json(folder / "config.json", config)
     _write_weights(folder)
-    (folder / "config.json").write_text(json.dumps(config))  # as it was: saving a model writes its own
+    _write_json(folder / "config.json", config)  # as it was: saving a model writes its own
     ids = {"eos_token_id": [tokens.index("<|im_end|>"), 0], "bos_token_id": 0, "pad_token_id": 0} if qwen else {}
-    (folder / "generation_config.json").write_text(json.dumps({**shape.generation, **ids}))
-    if shape.processor is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(shape.processor))
+    _write_json(folder / "generation_config.json", {**shape.generation, **ids})
+    for name, content in shape.processors.items():
+        _write_json(folder / name, content)
     _write_tokenizer(tokenizer, folder, shape, qwen)
     return folder
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
 
 
 def _shrink(config: dict[str, Any], tokenizer: Tokenizer, qwen: bool) -> dict[str, Any]:
@@ -430,10 +419,16 @@ def _write_weights(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, config.architectures[0])(config)
-    model.save_pretrained(folder)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder, max_shard_size="200KB")  # several files with an index, as the released ones
+    index = folder / "model.safetensors.index.json"
     if quantization is not None:
-        weights = load_file(folder / "model.safetensors")
-        save_file(quantise(weights), folder / "model.safetensors", metadata={"format": "pt"})
+        written = json.loads(index.read_text())
+        for shard in sorted(set(written["weight_map"].values())):
+            weights = quantise(load_file(folder / shard))
+            save_file(weights, folder / shard, metadata={"format": "pt"})
+            written["weight_map"].update(dict.fromkeys(weights, shard))
+        _write_json(index, written)
 
 
 def quantise(weights: dict[str, Any]) -> dict[str, Any]:
@@ -464,7 +459,17 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, shape: Shape, qwen: boo
         "model_max_length": 131072,
         **names,
     }
-    if shape.config["model_type"] == "mistral3":  # what mistral_common reads lies beside
-        (folder / "tekken.json").write_text(json.dumps({"config": {}, "vocab": []}))
-    (folder / "chat_template.jinja").write_text(shape.template)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if shape.config["model_type"] == "mistral3":
+        (folder / "chat_template.jinja").write_text(shape.template)
+        _write_json(folder / "tekken.json", {"config": {}, "vocab": []})  # what mistral_common reads
+    else:
+        settings["chat_template"] = shape.template
+    if shape.config["model_type"] == "mistral":
+        for name in ("tokenizer.model", "tokenizer.model.v3"):  # sentencepiece's, beside the one that is used
+            (folder / name).write_bytes(b"\n")
+    if qwen:  # as a processor reads it, and the tokenizer's parts
+        _write_json(folder / "chat_template.json", {"chat_template": shape.template})
+        model = json.loads(tokenizer.to_str())["model"]
+        _write_json(folder / "vocab.json", model["vocab"])
+        (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    _write_json(folder / "tokenizer_config.json", settings)

@@ -126,12 +126,14 @@ def test_eight_bits_answer_what_they_stand_for(tmp_path: Path) -> None:
     eight.unload()
 
     wide = Path(shutil.copytree(tmp_path / "eight", tmp_path / "wide"))
-    stored = load_file(wide / "model.safetensors")
+    stored = {name: weight for shard in sorted(wide.glob("*.safetensors")) for name, weight in load_file(shard).items()}
+    assert any(name.endswith("_scale_inv") for name in stored)
     weights = {
         name: dequantise(weight, stored[f"{name}_scale_inv"]) if f"{name}_scale_inv" in stored else weight
         for name, weight in stored.items()
         if not name.endswith(("_scale_inv", "activation_scale"))
     }
+    (wide / "model.safetensors.index.json").unlink()
     save_file(weights, wide / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((wide / "config.json").read_text())
     del config["quantization_config"]
@@ -171,10 +173,12 @@ def test_a_scale_that_is_missing_is_named(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     write(MISTRAL["mistralai/Ministral-3-3B-Instruct-2512"], tmp_path)
-    stored = load_file(tmp_path / "model.safetensors")
-    scale = next(name for name in sorted(stored) if name.endswith("_scale_inv"))
+    scale = "language_model.model.layers.1.mlp.up_proj.weight_scale_inv"
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    shard = tmp_path / index["weight_map"][scale]
+    stored = load_file(shard)
     del stored[scale]
-    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(stored, shard, metadata={"format": "pt"})
     with pytest.raises(ServiceError, match=rf"lacks {scale}"):
         GenerateDescription().load(tmp_path, "cpu", {})
 
