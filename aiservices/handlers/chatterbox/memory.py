@@ -19,7 +19,7 @@ _CONDITIONS = 450
 _SOUND_GIB = 0.1
 """Of each piece that becomes sound: 40 s of it and as much of the voice, through the flow's two passes."""
 _VOCODER_GIB = 1.0
-"""One piece of 40 s at a time."""
+"""Of 40 s of sound at a time, one long piece or several short ones."""
 _WORK_GIB = 0.5
 """What the libraries of a GPU take as work space, and what torch's allocator holds in reserve."""
 

@@ -19,8 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 if TYPE_CHECKING:
     from aiservices.handlers.audio import Samples
 
-_MAX_FRAMES = 4_000
-"""Of rows that go together, padding included: 80 s of sound, some 0.8 GB at the widest layer of a full-sized model."""
+_MAX_FRAMES = 2_000
+"""Of rows that go together, padding included: 40 s of sound, as much as the longest piece has and :mod:`.memory` counts."""
 
 
 class Vocoder:
