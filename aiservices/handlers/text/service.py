@@ -57,6 +57,11 @@ class TextService(StepHandler[InputT, OutputT]):
             raise Unavailable("the model is not loaded")
         return self._loaded
 
+    @property
+    def most_pictures(self) -> int:
+        """Pictures of one request, at most."""
+        return 1
+
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the checkpoint and answer one tiny request, so that the first job finds everything warm.
 
@@ -67,7 +72,7 @@ class TextService(StepHandler[InputT, OutputT]):
         self.options = read_options(self.Options, options)
         checkpoint = read_checkpoint(model_dir, self.auto_classes)
         pictures = self.read_picture_size(checkpoint)
-        engine = load_engine(checkpoint, device, self.options, pictures)
+        engine = load_engine(checkpoint, device, self.options, pictures, self.most_pictures)
         self._loaded = Loaded(checkpoint, engine)
         self.prepare(self._loaded)
         generate(engine, self.warm_up_requests())

@@ -18,6 +18,7 @@ pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservi
 from aiservices.errors import ServiceError
 from aiservices.handlers.mistral import GenerateDescription, GenerateDescriptionInput
 from aiservices.handlers.qwen import DescribeImage, DescribeImageInput
+from aiservices.handlers.text.chat import OWN_SYSTEM_PROMPT
 from aiservices.handlers.text.generation import Sampling
 from aiservices.handlers.torch_runtime import prepare_torch
 from tests.handlers.test_qwen import picture
@@ -197,3 +198,24 @@ def test_eight_bits_are_widened_one_weight_at_a_time(tmp_path: Path) -> None:
     weights = source_of_weights(read_checkpoint(tmp_path, AUTO_CLASSES), torch.bfloat16)["state_dict"]
     assert not any(isinstance(weight, torch.Tensor) for weight in weights.values())
     assert weights["language_model.model.layers.0.mlp.up_proj.weight"][...].dtype == torch.bfloat16
+
+
+def test_ministral_gets_a_short_system_prompt_without_a_date(tmp_path: Path) -> None:
+    handler = load(MISTRAL["mistralai/Ministral-3-3B-Instruct-2512"], tmp_path)
+    backend = handler.loaded.checkpoint.chat.backend
+
+    def text(**fields: Any) -> str:
+        return str(backend.decode(list(ask(handler, **fields).prompt.token_ids), skip_special_tokens=False))
+
+    assert text().startswith(f"<s>[SYSTEM_PROMPT]{OWN_SYSTEM_PROMPT}[/SYSTEM_PROMPT][INST]")
+    assert "current date" not in text()
+    assert text(system_prompt="Be brief.").startswith("<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]")
+    handler.unload()
+
+
+def test_short_system_prompts_of_templates_stay(tmp_path: Path) -> None:
+    handler = load(QWEN["Qwen/Qwen2.5-VL-7B-Instruct"], tmp_path)
+    backend = handler.loaded.checkpoint.chat.backend
+    text = backend.decode(list(ask(handler).prompt.token_ids), skip_special_tokens=False)
+    assert text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user")
+    handler.unload()
