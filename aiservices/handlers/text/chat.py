@@ -18,7 +18,7 @@ _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 
 OWN_SYSTEM_PROMPT = "You are a helpful assistant."
 """Sent where a chat template would put a long prompt of its own before a chat that has none: Ministral 3's takes 550
-tokens of every request and holds today's date, so that no answer could be repeated tomorrow."""
+tokens of every request, for a date and for tools that there are none of."""
 
 _SHORT_CHARACTERS = 400
 """Before the first turn: markers and a short system prompt, as the 60 of Qwen2.5-VL's, stay below."""
@@ -59,13 +59,14 @@ class Chat:
         Args:
             messages: the turns; a caller's text in them without markers.
             system_prompt: what stands before them in a turn of its own, as the caller wrote it. None: what the
-                template puts there, or :data:`OWN_SYSTEM_PROMPT` in place of a long one.
+                template puts there, or :data:`OWN_SYSTEM_PROMPT` in place of a long one, unless the first turn is one.
 
         Raises:
             InvalidInput: the chat template has no place for a system turn.
         """
         text = self._render(messages)
-        system_prompt = self._system_prompt if system_prompt is None else system_prompt
+        if system_prompt is None and messages[0]["role"] != "system":
+            system_prompt = self._system_prompt
         if system_prompt is not None:
             text = self._render_with_system(messages, self.escape_markers(system_prompt), text)
         # The backend's own encode, because the wrapper's sets padding on a shared object at every call.
