@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiservices.handlers.audio import Samples
 
 _MAX_FRAMES = 2_000
-"""Of rows that go together, padding included: 40 s of sound, as much as the longest piece has and :mod:`.memory` counts."""
+"""Of rows that go together, padding included: 40 s of sound, as much as the longest piece has and ``memory`` counts."""
 
 
 class Vocoder:
