@@ -39,6 +39,7 @@ def build(kind: str, hidden: int, layers: int) -> Any:
     from transformers import MistralConfig, MistralForCausalLM
 
     from aiservices.handlers.text.own.backbone import Backbone
+    from aiservices.handlers.text.own.grouped_attention import use_grouped_attention
     from aiservices.handlers.text.own.packed_linear import pack_weights
 
     dtype, _, weights = kind.partition(" ")
@@ -56,6 +57,7 @@ def build(kind: str, hidden: int, layers: int) -> Any:
     torch.manual_seed(0)
     model: Any = MistralForCausalLM(config).to(getattr(torch, dtype)).eval().requires_grad_(False)
     if weights:
+        use_grouped_attention(model)
         pack_weights(model, model.get_decoder(), "cpu", "int8" if weights == "int8" else "full")
     return Backbone(model, "cpu")
 

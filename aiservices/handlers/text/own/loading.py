@@ -14,6 +14,7 @@ from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.own.backbone import Backbone, PictureBackbone
 from aiservices.handlers.text.own.dequantised import source_of_weights
 from aiservices.handlers.text.own.engine import OwnEngine
+from aiservices.handlers.text.own.grouped_attention import use_grouped_attention
 from aiservices.handlers.text.own.packed_linear import pack_weights
 from aiservices.handlers.text.own.picture_reader import PictureReader
 from aiservices.handlers.text.own.prefix_cache import PrefixCache
@@ -41,6 +42,7 @@ def load_engine(
     model = load_weights(checkpoint, device, options)
     if pictures is None:
         _drop_vision(model)
+    use_grouped_attention(model)
     parts: Any = model
     pack_weights(model, parts.get_decoder(), device, options.weights)
     reader = None
