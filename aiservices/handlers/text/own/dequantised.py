@@ -77,7 +77,7 @@ class _Weight:
 def _weights(folder: Path, dtype: torch.dtype, blocks: Sequence[int] | None) -> Iterator[tuple[str, _Weight]]:
     files: dict[str, Any] = {}
     for path in sorted(folder.glob("model*.safetensors")):
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         files.update(dict.fromkeys(file.keys(), file))
     for name, file in files.items():
         if name.endswith((_SCALE, _OF_ACTIVATIONS)):
