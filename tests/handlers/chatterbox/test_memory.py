@@ -11,6 +11,7 @@ from aiservices.handlers.chatterbox.library import import_library
 from aiservices.handlers.chatterbox.memory import _SOUND_PARAMETERS, _SPEAKERS, estimate_memory
 from aiservices.handlers.chatterbox.options import ChatterboxOptions
 from aiservices.handlers.chatterbox.variants import VARIANTS, Variant
+from aiservices.handlers.torch_runtime import prepare_torch
 from tests.handlers.chatterbox.speaking import NEEDS_CHATTERBOX
 
 pytestmark = NEEDS_CHATTERBOX
@@ -46,6 +47,7 @@ def test_guided_pieces_take_two_rows_each_and_a_cpu_twice_the_width() -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_the_sizes_are_those_of_the_librarys_classes(variant: Variant) -> None:
     """S3Gen cannot be made without memory and takes seconds: its 264 million were counted once."""
+    prepare_torch()
     import torch
 
     library = import_library()
