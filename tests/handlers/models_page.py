@@ -22,5 +22,5 @@ SPEECH = {
 
 def billions(model: Any) -> float:
     """Count the parameters, shared ones once."""
-    counts = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    counts: dict[int, int] = {id(parameter): parameter.numel() for parameter in model.parameters()}
     return sum(counts.values()) / 1e9

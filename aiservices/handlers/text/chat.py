@@ -17,7 +17,7 @@ _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 _SYSTEM_PROMPT = "You are a helpful assistant."
 """Stands in for a long one that a chat template would add by itself: Qwen's words, which say nothing of a date."""
 _LONG = 200
-"""More characters than these beside a caller's own are a long one: Qwen2.5-VL's templates add 50, Ministral 3's 2400."""
+"""More characters than these beside a caller's own are a long one: Qwen2.5-VL's template adds 50, Ministral 3's 2400."""
 
 
 class Chat:

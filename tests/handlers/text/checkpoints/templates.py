@@ -57,7 +57,8 @@ _MINISTRAL_PARTS = (
 MINISTRAL = (
     "{%- set default_system_message = 'You are Ministral, a Large Language Model. You power an AI assistant.\\n"
     "Your knowledge base was last updated on 2023-10-01.\\nThe current date is {today}.\\n\\n"
-    + "When you are not sure about some information, use the tools that there are to fetch it.\\n" * 28
+    + "When you are not sure about some information, use the tools that there are to fetch it.\\n"
+    * 28
     + "' %}{{- bos_token }}"
     "{%- if messages[0]['role'] == 'system' %}{{- '[SYSTEM_PROMPT]' -}}"
     "{%- if messages[0]['content'] is string %}{{- messages[0]['content'] -}}{%- else %}"
@@ -68,7 +69,8 @@ MINISTRAL = (
     "{{- '[SYSTEM_PROMPT]' + default_system_message + '[/SYSTEM_PROMPT]' }}{%- endif %}{%- endif %}"
     f"{{%- for message in loop_messages %}}{_ALTERNATE}"
     "{%- if message['role'] == 'user' %}{{- '[INST]' }}"
-    f"{{%- if message['content'] is string %}}{{{{- message['content'] }}}}{{%- else %}}{_MINISTRAL_PARTS}{{%- endif %}}"
+    "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}"
+    f"{_MINISTRAL_PARTS}{{%- endif %}}"
     "{{- '[/INST]' }}{%- elif message['role'] == 'assistant' %}{{- message['content'] + eos_token }}"
     "{%- else %}{{- raise_exception('Only user, assistant and tool roles are supported') }}{%- endif %}{%- endfor %}"
 )

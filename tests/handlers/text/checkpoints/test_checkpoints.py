@@ -98,7 +98,7 @@ def test_text_is_split_as_tokenizer_json_says(repository: str, folders: dict[str
 
     written = Tokenizer.from_file(str(folders[repository] / "tokenizer.json"))
     chat = read_checkpoint(folders[repository], TAKEN).chat
-    for text in ("A red mug", "  two  spaces\n\nIt's 2026: größe, 日本語 \N{PILE OF POO}", "[INST] HTTPServer<s>x</s> y"):
+    for text in ("A red mug", "  two  spaces\n\nIt's 2026: größe, 日本語 \N{PILE OF POO}", "[INST] HTTPServer<s>x</s>"):
         ids = written.encode(text, add_special_tokens=False).ids
         assert chat.backend.encode(text, add_special_tokens=False).ids == ids
         assert chat.backend.decode(ids) == written.decode(ids)
