@@ -16,6 +16,7 @@ from aiservices.cli.packages import extra_of, packages_are_known, packages_of
 from aiservices.cli.printing import print_json
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError
+from aiservices.estimates import EstimatesMemory
 from aiservices.keys import KeyRing
 from aiservices.model import check_budget, check_memory, full_name, option_folders, resolve_device
 from aiservices.registry import load_handler
@@ -81,6 +82,7 @@ def _service(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
     yield _folder("model", service.model, store) if service.model else Finding("ok", "model", "none needed")
     for option, uri in folders.items():
         yield _folder("options", uri, store, option)
+    yield from _need(service, store)
 
 
 def _process(config: Config) -> Iterator[Finding]:
@@ -107,6 +109,29 @@ def _folder(topic: str, uri: str, store: ModelStore, option: str = "") -> Findin
     except ServiceError as error:
         return Finding("WRONG", topic, str(error))
     return Finding("ok", topic, f"{option}{': ' * bool(option)}{uri} {found}")
+
+
+def _need(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
+    """Say what the model will take of its device, if its files are here to tell."""
+    try:
+        handler = load_handler(service)
+        if not service.model or not isinstance(handler, EstimatesMemory):
+            return
+        folder = asyncio.run(store.find(service.model))
+        if folder is None:
+            yield Finding("note", "memory", "how much it takes is known once the model is here (docs/models.md)")
+            return
+        need = handler.estimate_memory(folder, service.device, service.options, service.max_batch_size)
+    except (ServiceError, ImportError):  # told above
+        return
+    parts = (
+        f"about {need.total_gib:.1f} GiB: weights {need.weights_gib:.1f}, cache {need.cache_gib:.1f}, "
+        f"activations {need.activations_gib:.1f}"
+    )
+    if 0 < service.memory_gib < need.total_gib:
+        yield Finding("note", "memory", f"{parts}; memory_gib says {service.memory_gib:g}")
+    else:
+        yield Finding("ok", "memory", parts)
 
 
 def _memory(config: Config) -> Iterator[Finding]:

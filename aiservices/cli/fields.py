@@ -14,7 +14,8 @@ import msgspec
 
 from aiservices.errors import InvalidInput
 
-URL_SUFFIX = "_url"
+URL_SUFFIXES = ("_url", "_urls")
+"""Of fields whose files are sent as data: URLs."""
 
 
 def read_fields(cls: type[Any], words: Iterable[str]) -> dict[str, Any]:
@@ -35,7 +36,8 @@ def read_fields(cls: type[Any], words: Iterable[str]) -> dict[str, Any]:
         if not separator or not key:
             raise InvalidInput(f"$.{word}", "expected KEY=VALUE")
         value = _read_value(key, text, kinds.get(key))
-        payload[key] = [*_as_list(payload[key]), *_as_list(value)] if key in payload else value
+        several = key in payload or key.endswith("_urls")
+        payload[key] = [*_as_list(payload.get(key, [])), *_as_list(value)] if several else value
     return payload
 
 
@@ -48,7 +50,7 @@ def _read_value(key: str, text: str, kind: Any) -> Any:
         return text[1:]
     if text.startswith("@"):
         content = _read_file(key, text[1:])
-        return _data_url(text[1:], content) if key.endswith(URL_SUFFIX) else _decode(key, content)
+        return _data_url(text[1:], content) if key.endswith(URL_SUFFIXES) else _by_type(_decode(key, content), kind)
     return _by_type(text, kind)
 
 

@@ -1,47 +1,59 @@
-"""Write a product listing from a description of a picture with a Mistral model, as JSON that always fits its schema."""
+"""Write a product listing from a description of a picture with a Mistral model, as JSON that always fits its schema.
+
+The schema is that of :class:`Listing`, or the caller's own.
+"""
 
 from __future__ import annotations
 
-import threading
-import unicodedata
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import attrs
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from aiservices.errors import ConfigError, InvalidInput, JobFailed
 from aiservices.handler import Context
-from aiservices.handlers.text.fields import MaxNewTokens, Seed, Temperature
+from aiservices.handlers.listing import (
+    DEFAULT_CATEGORIES,
+    DEFAULT_LANGUAGE,
+    DEFAULT_PROMPT,
+    Listing,
+    build_prompt,
+    build_schema,
+    build_schema_prompt,
+    tidy_keywords,
+    without_controls,
+)
+from aiservices.handlers.text.fields import (
+    MaxNewTokens,
+    PresencePenalty,
+    Seed,
+    SystemPrompt,
+    Temperature,
+    TopK,
+    TopP,
+)
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Usage
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar_cache import GrammarCache
+from aiservices.handlers.text.json_nodes import Record, fixed_texts
+from aiservices.handlers.text.json_schema import SUBSET, printable, read_schema
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.service import Loaded, TextService
 
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
+EXAMPLE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 60},
+        "price": {"type": ["number", "null"]},
+        "colours": {"type": "array", "items": {"type": "string", "maxLength": 20}, "maxItems": 4},
+    },
+}
 
-DEFAULT_PROMPT = "Write a product listing for an online shop as JSON with title, description, keywords and category."
-"""The task of a request that gives none; the demo weights were trained on it."""
-
-DEFAULT_LANGUAGE = "English"
-"""The language of a request that names none."""
-
-DEFAULT_CATEGORIES = (
-    "Home & Kitchen",
-    "Clothing & Shoes",
-    "Bags & Accessories",
-    "Toys & Games",
-    "Garden & Outdoor",
-    "Electronics",
-    "Sports",
-    "Office",
-    "Music",
-    "Other",
-)
-"""The categories of a service that sets none."""
+_OWN_SCHEMA = "json_schema"
+"""The label of answers that follow a caller's own schema."""
 
 AUTO_CLASSES = {
     "mistral": "AutoModelForCausalLM",
@@ -78,55 +90,45 @@ class GenerateDescriptionInput:
         Annotated[list[Category], Meta(min_length=1, max_length=100)] | None,
         Meta(description="The shop's categories, all different; one of them is chosen. Default: the service's list."),
     ] = None
+    json_schema: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="JSON schema of an object to write in place of title, description, keywords and category; the "
+            f"answer is whole and fits it, in the field data of the output. {SUBSET[0].upper()}{SUBSET[1:]}.",
+            examples=[EXAMPLE_SCHEMA],
+        ),
+    ] = None
+    system_prompt: SystemPrompt = None
     max_new_tokens: MaxNewTokens = None
     temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    presence_penalty: PresencePenalty = None
     seed: Seed = None
 
 
-@attrs.frozen
-class Listing:
-    """What the model writes; its JSON schema is the grammar that decoding follows, key by key in this order."""
+@attrs.frozen(kw_only=True)
+class GenerateDescriptionOutput:
+    """The listing, or for a request with a json_schema the data that it asks for, and what it took."""
 
-    title: Annotated[str, Meta(min_length=1, max_length=80, description="One line for the head of the listing.")]
-    description: Annotated[str, Meta(min_length=1, max_length=600, description="A short text that sells the product.")]
+    title: Annotated[
+        str | UnsetType, Meta(description="One line for the head of the listing.", examples=["Striped red mug"])
+    ] = UNSET
+    description: Annotated[
+        str | UnsetType, Meta(description="A short text that sells the product.", examples=["A mug for every day."])
+    ] = UNSET
     keywords: Annotated[
-        list[Annotated[str, Meta(min_length=1, max_length=40)]],
-        Meta(min_length=3, max_length=8, description="Words that a buyer would search for."),
-    ]
-    category: Annotated[str, Meta(description="One of the given categories.")]
-
-
-@attrs.frozen
-class GenerateDescriptionOutput(Listing):
-    """The listing and what it took."""
-
+        list[str] | UnsetType,
+        Meta(description="Words that a buyer would search for.", examples=[["mug", "red", "striped"]]),
+    ] = UNSET
+    category: Annotated[
+        str | UnsetType, Meta(description="One of the given categories.", examples=["Home & Kitchen"])
+    ] = UNSET
+    data: Annotated[
+        dict[str, Any] | UnsetType,
+        Meta(description="In place of the fields above if the request has a json_schema: an object that fits it."),
+    ] = UNSET
     usage: Usage
-
-
-def build_prompt(
-    image_description: str,
-    prompt: str | None = None,
-    language: str = DEFAULT_LANGUAGE,
-    categories: Sequence[str] = DEFAULT_CATEGORIES,
-) -> str:
-    """Make the text of the one user message.
-
-    Args:
-        image_description: what the picture shows.
-        prompt: the task; None or empty takes :data:`DEFAULT_PROMPT`.
-        language: the language to write in.
-        categories: the categories to choose from, in the order given.
-    """
-    task = prompt or DEFAULT_PROMPT
-    return f"{task}\n\nLanguage: {language}\nCategories: {'; '.join(categories)}\nProduct: {image_description}"
-
-
-def build_schema(categories: Sequence[str]) -> dict[str, Any]:
-    """Make the JSON schema that an answer follows: that of :class:`Listing`, with these categories to choose from."""
-    definitions: dict[str, Any] = msgspec.json.schema(Listing)["$defs"]
-    schema: dict[str, Any] = {**definitions["Listing"], "additionalProperties": False}
-    schema["properties"] = {**schema["properties"], "category": {"enum": list(categories)}}
-    return schema
 
 
 @attrs.frozen
@@ -149,15 +151,19 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
     _grammars: GrammarCache
 
     def validate(self, input: GenerateDescriptionInput) -> None:
-        """Refuse categories that repeat, or that make a grammar of a hundred names take seconds to compile.
+        """Refuse categories that repeat or hold control characters, and schemas that are not supported.
 
         Raises:
             InvalidInput: naming the field.
         """
+        if input.json_schema is not None:
+            if input.categories is not None:
+                raise InvalidInput("$.categories", "has no place beside json_schema: put an enum into the schema")
+            read_schema(input.json_schema)
         if _repeats(input.categories or ()):
             raise InvalidInput("$.categories", "each category may appear only once")
         for index, category in enumerate(input.categories or ()):
-            if _printable(category) != category:
+            if not printable(category):
                 raise InvalidInput(f"$.categories[{index}]", "control characters are not allowed")
 
     async def preprocess(self, input: GenerateDescriptionInput, context: Context) -> GenerationRequest:
@@ -165,18 +171,20 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         return await context.run_in_pool(self._request, input)
 
     def postprocess(self, result: Generated) -> GenerateDescriptionOutput:
-        """Parse the answer and tidy it up.
+        """Parse the answer, and tidy a listing up.
 
         Raises:
             JobFailed: the answer was cut before its end.
         """
+        if result.label == _OWN_SCHEMA:
+            return GenerateDescriptionOutput(data=json.loads(result.text), usage=result.usage)
         try:
             listing = msgspec.json.decode(result.text, type=Listing)
         except msgspec.MsgspecError as error:
             raise JobFailed("the model's answer is not a complete listing") from error
         return GenerateDescriptionOutput(
-            title=_printable(listing.title),
-            description=_printable(listing.description),
+            title=without_controls(listing.title),
+            description=without_controls(listing.description),
             keywords=tidy_keywords(listing.keywords),
             category=listing.category,
             usage=result.usage,
@@ -187,13 +195,14 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
 
         Raises:
             ConfigError: a category is there twice.
+            InvalidInput: one steers the model's chat.
             ServiceError: the tokenizer is of a kind that grammars do not support.
         """
         if _repeats(self.options.categories):
             raise ConfigError("options.categories: each category may appear only once")
         chat, stop_ids = loaded.checkpoint.chat, loaded.checkpoint.stop_ids
         self._grammars = GrammarCache(read_tokenizer(chat.backend, loaded.engine.vocabulary, stop_ids))
-        self._grammars.get(self.options.categories)
+        self._grammars.get(self._read(build_schema(self.options.categories), "options.categories"))
 
     def unload(self) -> None:
         """Give the model's memory back."""
@@ -205,65 +214,53 @@ class GenerateDescription(TextService[GenerateDescriptionInput, GenerateDescript
         request = self._request(GenerateDescriptionInput("A red mug."))
         return [attrs.evolve(request, max_new_tokens=2)] * 2
 
+    def _text_and_schema(self, request: GenerateDescriptionInput) -> tuple[str, Mapping[str, Any]]:
+        description, prompt, language = request.image_description, request.prompt, request.language
+        if request.json_schema is not None:
+            return build_schema_prompt(description, request.json_schema, prompt, language), request.json_schema
+        categories = request.categories or self.options.categories
+        return build_prompt(description, prompt, language, categories), build_schema(categories)
+
+    def _read(self, schema: Mapping[str, Any], field: str) -> Record:
+        """Read a schema; a word that steers a chat cannot be written as part of an answer."""
+        root, chat = read_schema(schema, field), self.loaded.checkpoint.chat
+        for text in fixed_texts(root):
+            if chat.escape_markers(text) != text:
+                raise InvalidInput(field, f"{text!r} holds a word that steers the model's chat")
+        return root
+
     def _request(self, request: GenerateDescriptionInput) -> GenerationRequest:
         checkpoint = self.loaded.checkpoint
-        categories = request.categories or self.options.categories
-        text = build_prompt(request.image_description, request.prompt, request.language, categories)
+        text, schema = self._text_and_schema(request)
         message = {"role": "user", "content": checkpoint.chat.escape_markers(text)}
-        prompt = self.loaded.engine.render(checkpoint.chat.encode([message]))
-        grammar = self._grammars.get(categories)
+        prompt = self.loaded.engine.render(checkpoint.chat.encode([message], request.system_prompt))
+        grammar = self._grammars.get(self._read(schema, "$.json_schema" if request.json_schema else "$.categories"))
         max_new_tokens = self.new_tokens(len(prompt.token_ids), request.max_new_tokens, "$.image_description")
         if max_new_tokens < grammar.least_tokens:
-            field = "$.image_description" if request.max_new_tokens is None else "$.max_new_tokens"
-            raise InvalidInput(field, f"leaves {max_new_tokens} tokens; a listing needs {grammar.least_tokens}")
+            raise _too_few(request, max_new_tokens, grammar.least_tokens)
         return GenerationRequest(
             prompt=prompt,
             max_new_tokens=max_new_tokens,
-            sampling=checkpoint.sampling.but(temperature=request.temperature, seed=request.seed),
+            sampling=checkpoint.sampling.but(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                presence_penalty=request.presence_penalty,
+                seed=request.seed,
+            ),
             grammar=grammar,
+            label="" if request.json_schema is None else _OWN_SCHEMA,
         )
 
 
-class GrammarCache:
-    """The grammars of the lists of categories used last. Usable from several threads.
-
-    Args:
-        tokenizer: whose tokens the grammars choose from.
-        size: how many are kept.
-    """
-
-    def __init__(self, tokenizer: LLTokenizer, size: int = 32) -> None:
-        self._tokenizer = tokenizer
-        self._size = size
-        self._grammars: OrderedDict[tuple[str, ...], Grammar] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, categories: Sequence[str]) -> Grammar:
-        """Get the grammar for a list of categories, compiled now if it is not there."""
-        key = tuple(categories)
-        with self._lock:
-            grammar = self._grammars.pop(key, None)
-            if grammar is None:
-                grammar = Grammar.compile(build_schema(key), self._tokenizer)
-            self._grammars[key] = grammar
-            if len(self._grammars) > self._size:
-                self._grammars.popitem(last=False)
-            return grammar
-
-
-def tidy_keywords(keywords: Iterable[str], least: int = 3) -> list[str]:
-    """Drop keywords that repeat an earlier one but for case and space, as long as ``least`` are left."""
-    tidied = [_printable(keyword) for keyword in keywords]
-    distinct: dict[str, str] = {}
-    for keyword in filter(None, map(str.strip, tidied)):
-        distinct.setdefault(keyword.casefold(), keyword)
-    return list(distinct.values()) if len(distinct) >= least else tidied
+def _too_few(request: GenerateDescriptionInput, tokens: int, least: int) -> InvalidInput:
+    """Blame what can be changed: the limit where the caller set one, else the schema, else the length of the prompt."""
+    if request.json_schema is not None:
+        field = "$.json_schema" if request.max_new_tokens is None else "$.max_new_tokens"
+        return InvalidInput(field, f"{tokens} tokens are left for the answer; one of this schema needs {least}")
+    field = "$.image_description" if request.max_new_tokens is None else "$.max_new_tokens"
+    return InvalidInput(field, f"leaves {tokens} tokens; a listing needs {least}")
 
 
 def _repeats(categories: Sequence[str]) -> bool:
     return len(set(categories)) < len(categories)
-
-
-def _printable(text: str) -> str:
-    """Put spaces for control characters, which JSON allows above U+007F."""
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)

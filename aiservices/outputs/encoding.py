@@ -55,7 +55,8 @@ def encode_output(output: Any) -> JobOutput:
 def _in_order(value: Any) -> Any:
     """An attrs class as a mapping of its fields in their order, which msgspec does not keep; what holds some, too."""
     if attrs.has(type(value)):
-        return {field.name: _in_order(getattr(value, field.name)) for field in type(value).__attrs_attrs__}
+        fields = ((field.name, getattr(value, field.name)) for field in type(value).__attrs_attrs__)
+        return {name: _in_order(one) for name, one in fields if one is not msgspec.UNSET}
     if isinstance(value, list | tuple) and value and attrs.has(type(value[0])):
         return [_in_order(one) for one in value]
     return value

@@ -96,6 +96,20 @@ def describe(uri: str, folder: Path, files: tuple[str, ...] = FILES) -> str:
     return f"to be downloaded: {len(missing)} files, {sum(missing) / 2**30:.1f} GiB"
 
 
+def find(uri: str, folder: Path) -> Path | None:
+    """Return the local folder, None if the model is not here. Asks nobody.
+
+    Raises:
+        ServiceError: the URI is none.
+    """
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(_snapshot(parse(uri), folder, local_files_only=True))
+    except (LocalEntryNotFoundError, IncompleteSnapshotError):
+        return None
+
+
 def _snapshot(model: HubModel, folder: Path, **how: Any) -> Any:
     from huggingface_hub import snapshot_download
 

@@ -90,6 +90,17 @@ class ModelStore:
                 return await on_own_loop(describe_model(uri, self._s3, self._cache, weights=not option))
             return f"in {await self._resolvers(None)[scheme](uri)}"
 
+    async def find(self, uri: str) -> Path | None:
+        """Return the local folder of a model that needs no download; None for one that does, or lies in a bucket.
+
+        Raises:
+            ServiceError: there is no such model.
+        """
+        scheme = _scheme(uri)
+        if scheme == HUB_SCHEME:
+            return await in_thread(hub.find, uri, self._hub_dir)
+        return None if scheme == BUCKET_SCHEME else await self._resolvers(None)[scheme](uri)
+
     async def push(self, folder: Path, uri: str, on_progress: OnProgress | None = None) -> str:
         """Upload a folder below a prefix of a bucket, with a manifest of SHA-256 sums; return its URI.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -22,6 +23,8 @@ class Fields:
     flag: bool = False
     words: list[str] = attrs.Factory(list)
     image_url: str | None = None
+    image_urls: list[str] | None = None
+    json_schema: dict[str, Any] | None = None
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,9 @@ class Fields:
         (['words=["a", "b"]'], {"words": ["a", "b"]}),
         (["words=a", "words=b", "words=c"], {"words": ["a", "b", "c"]}),
         (["image_url=http://a/b.png"], {"image_url": "http://a/b.png"}),
+        (["image_urls=http://a/b.png"], {"image_urls": ["http://a/b.png"]}),
+        (["image_urls=http://a/b.png", "image_urls=http://a/c.png"], {"image_urls": ["http://a/b.png", "http://a/c.png"]}),
+        (['json_schema={"type": "object"}'], {"json_schema": {"type": "object"}}),
         (["unknown=3"], {"unknown": "3"}),
     ],
     ids=" ".join,
@@ -52,6 +58,15 @@ def test_a_file_becomes_a_data_url_or_a_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("two\nlines\n", encoding="utf-8")
     payload = read_fields(Fields, [f"image_url=@{tmp_path}/a.png", f"text=@{tmp_path}/a.txt"])
     assert payload == {"image_url": "data:image/png;base64,iVBORw==", "text": "two\nlines"}
+
+
+def test_files_of_a_list_become_data_urls_and_one_of_json_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    (tmp_path / "a.json").write_text('{"type": "object"}', encoding="utf-8")
+    url = "data:image/png;base64,iVBORw=="
+    words = [f"image_urls=@{tmp_path}/a.png", f"image_urls=@{tmp_path}/a.png", f"json_schema=@{tmp_path}/a.json"]
+    assert read_fields(Fields, words) == {"image_urls": [url, url], "json_schema": {"type": "object"}}
+    assert read_fields(Fields, words[:1]) == {"image_urls": [url]}
 
 
 def test_standard_input_is_a_file_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What has to be seen to around torch: a broken torchaudio, threads of one core."""
+"""What has to be seen to around torch: a broken torchaudio, threads of one core, types, devices."""
 
 from __future__ import annotations
 
@@ -69,3 +69,46 @@ def test_threads_of_one_core_leave_the_others_theirs(two_cores: None) -> None:
     with ThreadPoolExecutor(1) as another_thread:
         assert another_thread.submit(torch.get_num_threads).result() == 2
     pool.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "amx", "onednn", "expected"),
+    [
+        (True, False, True, "bfloat16"),
+        (False, True, True, "bfloat16"),
+        (False, False, True, "float32"),
+        (True, True, False, "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, amx: bool, onednn: bool, expected: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    from aiservices.handlers.torch_runtime import resolve_dtype
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+    assert resolve_dtype("auto", "cpu") is getattr(torch, expected)
+    assert resolve_dtype("auto", "cuda:1") is torch.bfloat16
+    assert resolve_dtype("float16", "cpu") is torch.float16
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cpu", []), ("cuda", ["stream"]), ("cuda:1", [1, "stream"])])
+def test_a_thread_takes_its_device_and_a_stream(
+    monkeypatch: pytest.MonkeyPatch, device: str, calls: list[int | str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    from aiservices.handlers.torch_runtime import take_device
+
+    said: list[int | str] = []
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(torch.cuda, "set_device", said.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: "stream")
+    monkeypatch.setattr(torch.cuda, "set_stream", said.append)
+    try:
+        take_device(device)
+        assert said == calls
+        assert torch.backends.cuda.cudnn_sdp_enabled() == (before and device == "cpu")
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import attrs
@@ -19,9 +19,10 @@ ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 @attrs.define(eq=False)
 class FakeContext:
-    """Hands out one picture for every URL and writes down what it is told."""
+    """Hands out one picture for every URL, or one of its own for each, and writes down what it is told."""
 
     picture: bytes | None = None
+    pictures: Mapping[str, bytes] = attrs.field(factory=dict)
     job_id: str = "job"
     cancelled: bool = False
     chunks: list[str] = attrs.field(factory=list)
@@ -38,9 +39,10 @@ class FakeContext:
         self.counted.append((unit, amount))
 
     async def fetch(self, url: str, *, field: str, kind: MediaKind, max_bytes: int | None = None) -> bytes:
-        if self.picture is None:
+        picture = self.pictures.get(url, self.picture)
+        if picture is None:
             raise FetchError(field, "nothing there")
-        return self.picture
+        return picture
 
     async def run_in_child(
         self, function: Callable[..., tuple[dict[str, Any], bytes]], data: bytes, /, *, field: str, **arguments: Any

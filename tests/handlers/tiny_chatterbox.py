@@ -1,6 +1,6 @@
 """Checkpoints of Chatterbox's own classes, 45 MB instead of 3 GB, with random weights that end a speech by themselves.
 
-English, multilingual, Turbo and Nano, each in the files of the released one.
+English, multilingual (v2 and v3), Turbo and Nano, each in the files of the released one.
 
 The library builds its modules with fixed sizes, so :func:`small_modules` has to be in force where such a checkpoint is
 written and where it is loaded.
@@ -9,6 +9,7 @@ written and where it is loaded.
 from __future__ import annotations
 
 import importlib
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +25,9 @@ HIDDEN = 64
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?'\"-"
 STOP, UNKNOWN, SPACE, START = 0, 1, 2, 255
 STOP_SPEECH = 6562
+END_OF_TEXT = 50256
+SOUNDS = ("laugh", "chuckle", "sigh", "cough", *(f"sound {number}" for number in range(15)))
+"""What Turbo can do beside speaking; four of its names and as many others as it has."""
 ALLOWED = 40
 """How many different speech tokens the planted weights let through."""
 
@@ -49,14 +53,16 @@ def small_modules(patch: pytest.MonkeyPatch) -> None:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "Llama_520M", llama_configs.LLAMA_520M_CONFIG_DICT | sizes | heads)
     gpt = {"n_embd": HIDDEN, "hidden_size": HIDDEN, "n_head": 2, "n_layer": 2}
-    gpt |= {"vocab_size": 8, "n_positions": 2048, "n_ctx": 2048}
+    gpt |= {"vocab_size": 8, "bos_token_id": 0, "eos_token_id": 0, "n_positions": 2048, "n_ctx": 2048}
     patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_medium", llama_configs.GPT2_MEDIUM_CONFIG | gpt)
     patch.setattr(library, "GPT2_SMALL", {"n_embd": 96, "hidden_size": 96, "n_head": 3, "n_layer": 2})
     patch.setitem(llama_configs.LLAMA_CONFIGS, "GPT2_small", None)  # so that what is added is taken out in the end
     del llama_configs.LLAMA_CONFIGS["GPT2_small"]
     library.add_backbones(llama_configs.LLAMA_CONFIGS)
     alignment = importlib.import_module("chatterbox.models.t3.inference.alignment_stream_analyzer")
+    ours = importlib.import_module("aiservices.handlers.chatterbox.alignment")
     patch.setattr(alignment, "LLAMA_ALIGNED_HEADS", [(0, 1), (1, 0), (1, 1)])
+    patch.setattr(ours, "ALIGNED_HEADS", ((0, 1), (1, 0), (1, 1)))
     patch.setattr(cond_enc, "Perceiver", partial(cond_enc.Perceiver, 4, HIDDEN, HIDDEN, 2))
     voice.ve_hidden_size = 16
     patch.setattr(tts, "VoiceEncoder", partial(tts.VoiceEncoder, voice))
@@ -98,7 +104,7 @@ def shorter(patch: pytest.MonkeyPatch, module: Any, name: str, layers: str) -> N
 
 
 def write_checkpoint(folder: Path, variant: str = "english") -> None:
-    """Write the files of a released checkpoint: ``english``, ``multilingual``, ``turbo`` or ``nano``."""
+    """Write the files of a released checkpoint, one of those in :data:`FILES`."""
     import torch
     from safetensors.torch import save_file
 
@@ -122,7 +128,7 @@ def make_t3(variant: str = "english") -> Any:
 
     module = importlib.import_module("chatterbox.models.t3.t3")
     config = importlib.import_module("chatterbox.models.t3.modules.t3_config").T3Config
-    hp = config.multilingual() if variant == "multilingual" else config.english_only()
+    hp = config.multilingual() if variant.startswith("multilingual") else config.english_only()
     if variant in BACKBONES:
         hp = config(text_tokens_dict_size=50276)
         turbo = {"llama_config_name": BACKBONES[variant], "speech_tokens_dict_size": 6563, "input_pos_emb": None}
@@ -138,6 +144,7 @@ BACKBONES = {"turbo": "GPT2_medium", "nano": "GPT2_small"}
 FILES = {
     "english": ("t3_cfg.safetensors", "s3gen.safetensors", "ve.safetensors"),
     "multilingual": ("t3_mtl23ls_v2.safetensors", "s3gen.pt", "ve.pt"),
+    "multilingual v3": ("t3_mtl23ls_v3.safetensors", "s3gen.pt", "ve.pt"),
     "turbo": ("t3_turbo_v1.safetensors", "s3gen_meanflow.safetensors", "ve.safetensors"),
     "nano": ("t3_nano_v1.safetensors", "s3gen_meanflow.safetensors", "ve.safetensors"),
 }
@@ -194,24 +201,40 @@ def write_tokenizer(folder: Path, name: str = "tokenizer.json", languages: Seque
 
 
 def write_turbo_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of single bytes, as GPT-2 writes them, in the layout of transformers."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    """Write GPT-2's tokenizer in the released files: its 50257 tokens, of which only bytes are used, and 19 sounds."""
+    from tokenizers import pre_tokenizers
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")  # type: ignore[no-untyped-call]  # has no types
-    fast.add_special_tokens({"additional_special_tokens": ["[laugh]"]})
-    fast.save_pretrained(folder)
+    end, used = "<|endoftext|>", sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*used, "he", *(f"<unused{number}>" for number in range(len(used) + 1, END_OF_TEXT)), end]
+    sounds = {f"[{name}]": number for number, name in enumerate(SOUNDS, END_OF_TEXT + 1)}
+    kind = {"lstrip": False, "rstrip": False, "normalized": True, "single_word": False, "special": False}
+    config = {
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(number): {"content": sound, **kind} for sound, number in sounds.items()},
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+        "model_max_length": 1024,
+        "tokenizer_class": "GPT2Tokenizer",
+    }
+    files = {
+        "vocab.json": {token: number for number, token in enumerate(tokens)},
+        "added_tokens.json": sounds,
+        "tokenizer_config.json": config,
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\nh e\n", encoding="utf-8")
 
+
+_multilingual = partial(
+    write_tokenizer, name="grapheme_mtl_merged_expanded_v1.json", languages=("en", "de", "fr", "zh")
+)
 
 WRITE_TOKENIZER: dict[str, Callable[[Path], None]] = {
     "english": write_tokenizer,
-    "multilingual": partial(
-        write_tokenizer, name="grapheme_mtl_merged_expanded_v1.json", languages=("en", "de", "fr", "zh")
-    ),
+    "multilingual": _multilingual,
+    "multilingual v3": _multilingual,
     "turbo": write_turbo_tokenizer,
     "nano": write_turbo_tokenizer,
 }

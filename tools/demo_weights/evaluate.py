@@ -22,8 +22,10 @@ from transformers import (
     LogitsProcessor,
 )
 
-from aiservices.handlers import mistral, qwen
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers import listing as listings
+from aiservices.handlers import qwen
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from tools.demo_weights.dialogue import caption_exchange, random_exchange
 from tools.demo_weights.listings import Example, random_example
 from tools.demo_weights.pictures import picture
@@ -103,7 +105,7 @@ class Lister:
         ]
         inputs = self._tokenizer(prompts, padding=True, add_special_tokens=False, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
-        schemas = [mistral.build_schema(example.categories) for example in examples]
+        schemas = [listings.build_schema(example.categories) for example in examples]
         matchers = [Grammar.compile(schema, self._grammar_tokenizer).matcher for schema in schemas]
         held = _Grammars(matchers, length, self._tokenizer.eos_token_id)
         with torch.inference_mode():
@@ -189,7 +191,7 @@ def evaluate_listing(folder: Path, count: int = COUNT) -> Table:
 
 def _is_valid(example: Example, text: str) -> bool:
     try:
-        listing = msgspec.json.decode(text, type=mistral.Listing)
+        listing = msgspec.json.decode(text, type=listings.Listing)
     except msgspec.MsgspecError:
         return False
     return listing.category in example.categories

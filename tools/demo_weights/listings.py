@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from aiservices.handlers.mistral import DEFAULT_CATEGORIES, DEFAULT_LANGUAGE, DEFAULT_PROMPT, build_prompt
+from aiservices.handlers.listing import DEFAULT_CATEGORIES, DEFAULT_LANGUAGE, DEFAULT_PROMPT, build_prompt
 from tools.demo_weights.products import Product, random_product, sentence
 from tools.demo_weights.wares import (
     BACKGROUNDS,

@@ -8,14 +8,17 @@ https://github.com/resemble-ai/chatterbox, chatterbox-tts 0.1.7.
 | module | what |
 |---|---|
 | ``handler`` | the service: options, what is asked, what is answered |
-| ``engine`` | all jobs on their way: voices, pieces, redraws, sound |
-| ``request``, ``job`` | what a job asks; where its pieces are, its stream |
-| ``t3`` | text to speech tokens, a token a step for all rows |
+| ``reading``, ``request`` | what a job asks of the model |
+| ``engine``, ``job`` | all jobs on their way: pieces, redraws, sound; where each job's pieces are, its stream |
+| ``t3``, ``t3_rows`` | text to speech tokens, a token a step for all rows |
 | ``t3_embedding``, ``stacks``, ``slots``, ``decoding``, ``sampling``, ``alignment`` | the parts of that step |
-| ``s3gen`` | speech tokens to sound, several rows at once |
+| ``s3gen``, ``flow``, ``vocoder`` | speech tokens to sound, several rows at once |
+| ``rendering`` | the thread on which that is done, beside T3 |
+| ``faults`` | whether an error concerns one row or the device |
+| ``gpu`` | what torch is told before it computes on one |
 | ``pieces`` | the text's parts |
 | ``finishing``, ``sound`` | the threads that finish a piece; its edges, loudness, tempo, watermark |
-| ``voices`` | what the model makes of a clip, on disk and in memory |
+| ``clips``, ``voices``, ``turns`` | what the model makes of a clip, on disk and in memory, once for all who want it |
 | ``checkpoint``, ``variants``, ``library`` | files, weights, tokenizers, imports |
 """
 

@@ -1,24 +1,50 @@
 """Whether a multilingual speech still follows its text. Imports torch: import it inside ``load``.
 
-The library judges each token by the attention of three heads and suppresses or forces the end of the speech by it. Its
-judge is used as it is, one a row, fed from the keys and values that :mod:`.slots` keeps: the library's own feeding
-hangs a hook on the model at every generation and never takes it off.
+Three heads of T3 look at the piece of text that is being spoken. From where they look a judge tells, token by token,
+whether the speech may end yet, and whether it has to: because it lingers at the end of the text or goes back into it.
+
+Source: ``AlignmentStreamAnalyzer`` of chatterbox-tts 0.1.7. This one differs where that one fails or was corrected:
+
+* it takes a text of any length; the library's raises on five tokens or fewer once they are spoken ("A" has five);
+* a speech is ended at three equal tokens in a row, as the library's repository has it by now; 0.1.7 ended it at two,
+  which real speech has;
+* it keeps sums instead of every row of attention, hangs no hooks on the model, and says what is to be done instead of
+  doing it to the logits.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from enum import Enum
 
 import torch
+
+ALIGNED_HEADS = ((12, 15), (13, 11), (9, 2))
+"""Layer and head of each that follows the text; the library's ``LLAMA_ALIGNED_HEADS``."""
+
+_LAST = 3  # the end mark is hardly ever looked at, and before it is punctuation
+_NEAR_END = 5  # what lies before these columns has been spoken when the text is complete
+_SHORT = 5  # a text of so few tokens may end at once
+_BACK, _AHEAD = -4, 7  # a jump outside of these is not followed
+_TOO_LONG = 5.0  # attention to one column, or to all before the end: five tokens are 0.2 s
+_REPEATS = 3
+
+
+class Verdict(Enum):
+    """What the judge says of the next token."""
+
+    FREE = "free"
+    """It may be any."""
+    GO_ON = "go on"
+    """It may not end the speech."""
+    END = "end"
+    """It has to end the speech."""
 
 
 def alignment_heads() -> dict[int, list[int]]:
     """Layer to heads whose attention shows where in the text the speech is."""
     heads: dict[int, list[int]] = {}
-    for layer, head in _library().LLAMA_ALIGNED_HEADS:
+    for layer, head in ALIGNED_HEADS:
         heads.setdefault(layer, []).append(head)
     return heads
 
@@ -27,50 +53,47 @@ class RowAlignment:
     """The judge of one row.
 
     Args:
-        text: first and last plus one column of the text's tokens.
-        stop_token: what ends a speech.
+        first: column of the text's first token.
+        end: the one after its last.
     """
 
-    def __init__(self, text: tuple[int, int], stop_token: int) -> None:
-        library = _library()
-        self._judge: Any = object.__new__(library.AlignmentStreamAnalyzer)  # its constructor would hang hooks
-        fields: Mapping[str, Any] = {
-            "text_tokens_slice": text,
-            "eos_idx": stop_token,
-            "alignment": torch.zeros(0, text[1] - text[0]),
-            "curr_frame_pos": 0,
-            "text_position": 0,
-            "started": False,
-            "started_at": None,
-            "complete": False,
-            "completed_at": None,
-            "generated_tokens": [],
-            "last_aligned_attns": [],
-        }
-        self._judge.__dict__.update(fields)
-        self._text = text
+    def __init__(self, first: int, end: int) -> None:
+        self._first, self._end = first, end
+        self._steps = 0
+        self._position = 0
+        self._complete = False
+        self._at_end = torch.zeros(min(_LAST, end - first))
+        self._before_end = 0.0
+        self._tokens: deque[int] = deque(maxlen=_REPEATS)
 
-    def begin(self, attention: Sequence[torch.Tensor]) -> None:
-        """Take in the prompt: attention of its last two tokens, ``[2, tokens]`` a head."""
-        seen = torch.stack(list(attention)).mean(dim=0).cpu()
-        self._judge.last_aligned_attns = [torch.cat([seen.new_zeros(self._text[1], seen.shape[1]), seen])]
-
-    def follow(self, attention: torch.Tensor) -> None:
-        """Take in one more token: the heads' mean attention, ``[columns]``."""
-        self._judge.last_aligned_attns = [attention[None]]
-
-    def judge(self, logits: torch.Tensor, last_token: int) -> torch.Tensor:
-        """Suppress or force the end.
+    def follow(self, attention: torch.Tensor, last_token: int) -> Verdict:
+        """Take in one more token and judge the next.
 
         Args:
-            logits: ``[vocabulary]``.
-            last_token: the one chosen before.
+            attention: of the token, the mean over the heads, ``[columns]``, on the CPU.
+            last_token: which it is.
+
+        Raises:
+            ValueError: the attention has fewer columns than the text ends at.
         """
-        judged: torch.Tensor = self._judge.step(logits[None].clone(), next_token=last_token)
-        return judged[0]
+        if len(attention) < self._end:
+            raise ValueError(f"attention to {len(attention)} columns of a text that ends at {self._end}")
+        row = attention[self._first : self._end].float()
+        self._steps += 1
+        row = torch.where(torch.arange(len(row)) < self._steps, row, 0.0)  # speech is no faster than a token of text
+        self._tokens.append(last_token)
+        if self._complete:
+            self._at_end += row[-_LAST:]
+            self._before_end += float(row[:-_NEAR_END].max()) if len(row) > _NEAR_END else 0.0
+        looked_at = int(row.argmax())
+        if _BACK < looked_at - self._position < _AHEAD:
+            self._position = looked_at
+        self._complete = self._complete or self._position >= len(row) - _LAST
+        if self._has_to_end():
+            return Verdict.END
+        return Verdict.GO_ON if looked_at < len(row) - _LAST and len(row) > _SHORT else Verdict.FREE
 
-
-def _library() -> Any:
-    module = importlib.import_module("chatterbox.models.t3.inference.alignment_stream_analyzer")
-    module.logger.setLevel(logging.ERROR)  # it warns at every suspicious token of every row
-    return module
+    def _has_to_end(self) -> bool:
+        lingers = float(self._at_end.max()) >= _TOO_LONG
+        repeats = len(self._tokens) == _REPEATS and len(set(self._tokens)) == 1
+        return lingers or self._before_end > _TOO_LONG or repeats

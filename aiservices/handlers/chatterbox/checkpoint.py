@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from aiservices.handlers.chatterbox.variants import VOICE_ENCODER_FILES, TextRea
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 _MADE_BY_THE_LIBRARY = ("tokenizer._mel_filters", "tokenizer.window")
 """Constants that some released files leave out."""
@@ -59,11 +62,11 @@ def load_checkpoint(library: Library, model_dir: Path, device: str, wanted: str,
     variant = find_variant(model_dir, wanted)
     with quiet(), torch.inference_mode():
         t3 = library.english.T3(_config(library, variant))
-        _fill(t3, next(iter(sorted(model_dir.glob(variant.t3_file)))), device)
+        _fill(t3, variant.newest_t3(model_dir), device)
         if t3.is_gpt:
             del t3.tfmr.wte  # embeddings of words, which it never reads
         s3gen = library.english.S3Gen(meanflow=variant.family == "turbo")
-        _fill(s3gen, _first(model_dir, variant.s3gen_files), device)
+        _fill(s3gen, _first(model_dir, variant.s3gen_files), device, may_have_more=True)
         encoder = library.english.VoiceEncoder()
         _fill(encoder, _first(model_dir, VOICE_ENCODER_FILES), device)
         return ChatterboxModel(
@@ -94,12 +97,23 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
     return next(folder / name for name in names if (folder / name).is_file())
 
 
-def _fill(module: Any, file: Path, device: str) -> None:
-    """Put a file's weights in; the library takes one with renamed weights and leaves random numbers there."""
+def _fill(module: Any, file: Path, device: str, *, may_have_more: bool = False) -> None:
+    """Put a file's weights in; the library takes one with renamed weights and leaves random numbers there.
+
+    Args:
+        module: the library's.
+        file: with its weights.
+        device: where they go.
+        may_have_more: whether weights that the module does not have are only worth a warning: releases of S3Gen differ
+            in what they keep beside what is used.
+    """
     weights = _read(file)
     there, wanted = set(weights), set(module.state_dict())
     missing, unknown = sorted(wanted - there - set(_MADE_BY_THE_LIBRARY)), sorted(there - wanted)
-    if missing or unknown:
+    if unknown and not missing and may_have_more:
+        log.warning("weights in %s are not known and not used: %s", file.name, _some(unknown))
+        weights = {name: tensor for name, tensor in weights.items() if name in wanted}
+    elif missing or unknown:
         found = f"missing: {_some(missing)}; unknown: {_some(unknown)}"
         raise ServiceError(f"the checkpoint does not fit: weights in {file.name} are {found}")
     try:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
 
 from aiservices.handlers.chatterbox.slots import Slots
+from aiservices.handlers.torch_runtime import capture_lock
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,13 @@ class Decoder:
 
     def __init__(self, slots: Slots, device: str) -> None:
         self._slots, self._device = slots, device
+
+    def prepare(self, width: int) -> None:
+        """Do ahead of time what has to be done once.
+
+        Args:
+            width: of the hidden states.
+        """
 
     def decode(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run one token a slot.
@@ -58,13 +67,25 @@ class PaddedDecoder(Decoder):
         slots: made with ``fixed``.
         device: of the slots.
         fixed: their slots and columns.
-        graphs: whether each shape is captured at its first use; a shape that cannot be is run as it comes.
+        graphs: whether each shape is captured, at load or at its first use; one that cannot be is run as it comes.
     """
 
     def __init__(self, slots: Slots, device: str, fixed: tuple[int, int], *, graphs: bool) -> None:
         super().__init__(slots, device)
         self._fixed, self._graphs = fixed, graphs
         self._shapes: dict[tuple[int, int], _Shape] = {}
+        self._pool: Any = None
+
+    def prepare(self, width: int) -> None:
+        """Capture every shape there can be, the largest first, whose memory the others then use."""
+        slots, columns = self._fixed
+        if not self._graphs:
+            return
+        counts = sorted({min(1 << power, slots) for power in range(slots.bit_length() + 1)}, reverse=True)
+        widths = sorted({min(each, columns) for each in range(_WIDTH_STEP, columns + _WIDTH_STEP, _WIDTH_STEP)})
+        for count in counts:
+            for wide in reversed(widths):
+                self._capture(self._made(count, wide, width), wide)
 
     def decode(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run one token a slot."""
@@ -81,16 +102,18 @@ class PaddedDecoder(Decoder):
     def _shape(self, hidden: torch.Tensor, lengths: Sequence[int]) -> tuple[_Shape, int]:
         count = min(1 << (len(lengths) - 1).bit_length(), self._fixed[0])
         width = min(-(-(max(lengths) + 1) // _WIDTH_STEP) * _WIDTH_STEP, self._fixed[1])
-        if (count, width) not in self._shapes:
-            self._shapes[count, width] = _Shape(
-                hidden.new_zeros(count, hidden.shape[1]),
+        return self._made(count, width, hidden.shape[1]), width
+
+    def _made(self, count: int, columns: int, width: int) -> _Shape:
+        if (count, columns) not in self._shapes:
+            self._shapes[count, columns] = _Shape(
+                torch.zeros(count, width, dtype=self._slots.dtype, device=self._device),
                 torch.zeros(count, dtype=torch.long, device=self._device),
             )
-        return self._shapes[count, width], width
+        return self._shapes[count, columns]
 
     def _run(self, shape: _Shape, width: int) -> torch.Tensor:
-        if self._graphs and shape.graph is None:
-            self._capture(shape, width)
+        self._capture(shape, width)
         if shape.graph is not None and shape.out is not None:
             shape.graph.replay()
             return shape.out.clone()  # the next replay writes there again
@@ -99,18 +122,23 @@ class PaddedDecoder(Decoder):
         return out
 
     def _capture(self, shape: _Shape, width: int) -> None:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # the first runs choose kernels and must not be part of the graph
-            for _ in range(2):
-                self._slots.decode(shape.hidden, shape.positions, width)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                shape.out = self._slots.decode(shape.hidden, shape.positions, width)
-        except RuntimeError:
-            log.warning("CUDA graphs are turned off: a step could not be captured", exc_info=True)
-            self._graphs = False
+        """Capture a shape, unless that failed before; other threads may use the device meanwhile."""
+        if not self._graphs or shape.graph is not None:
             return
+        with capture_lock:
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # the first runs choose kernels and must not be part of the graph
+                for _ in range(2):
+                    self._slots.decode(shape.hidden, shape.positions, width)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    shape.out = self._slots.decode(shape.hidden, shape.positions, width)
+            except RuntimeError:
+                log.warning("CUDA graphs are turned off: a step could not be captured", exc_info=True)
+                self._graphs = False
+                return
         shape.graph, shape.attention = graph, self._slots.attention

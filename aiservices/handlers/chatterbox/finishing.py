@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiservices.handlers.chatterbox.job import Part, SpeechJob
 from aiservices.handlers.torch_runtime import one_core_threads
@@ -39,9 +39,12 @@ class FinishingPool:
         """
         self._pending[self._threads.submit(part.job.finish, part, samples)] = part
 
-    def wait(self) -> None:
-        """Wait until a piece is finished, :data:`WAIT_S` at most."""
-        wait(self._pending, WAIT_S, FIRST_COMPLETED)
+    def wait(self, also: Collection[Future[Any]] = ()) -> None:
+        """Wait until a piece is finished or one of the others is done, :data:`WAIT_S` at most."""
+        wait({*self._pending, *also}, WAIT_S, FIRST_COMPLETED)
+
+    def __len__(self) -> int:
+        return len(self._pending)
 
     def collect(self) -> list[tuple[Part, Samples | Exception]]:
         """Take out the pieces that are finished, each with its samples or with what went wrong."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,29 +11,28 @@ import attrs
 from aiservices.errors import ConfigError, InvalidInput, ServiceError, Unavailable
 from aiservices.handler import Context, StepHandler, Task, VoiceInfo
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel, load_checkpoint
-from aiservices.handlers.chatterbox.library import import_library
+from aiservices.handlers.chatterbox.clips import hum
+from aiservices.handlers.chatterbox.library import import_library, quiet
 from aiservices.handlers.chatterbox.options import OWN_VOICE, ChatterboxOptions
-from aiservices.handlers.chatterbox.pieces import MAX_PIECE_TOKENS, plan_pieces
+from aiservices.handlers.chatterbox.pieces import MAX_PIECE_TOKENS
+from aiservices.handlers.chatterbox.reading import RequestReader
 from aiservices.handlers.chatterbox.request import ChatterboxRequest
-from aiservices.handlers.chatterbox.sound import Finish
-from aiservices.handlers.chatterbox.voices import VoiceStore, prepare_clip
+from aiservices.handlers.chatterbox.turns import Turns
+from aiservices.handlers.chatterbox.voices import Voice, VoiceStore
+from aiservices.handlers.reference_clip import Reference
 from aiservices.handlers.speech import Speech, SpeechRequest, TextToSpeechHandler
 from aiservices.handlers.speech_contract import TextToSpeechInput, TextToSpeechOutput
-from aiservices.handlers.speech_encoding import fitting_rate
 from aiservices.handlers.torch_runtime import free_memory, prepare_torch, resolve_dtype
 from aiservices.options import read_options
 
 if TYPE_CHECKING:
     from aiservices.handlers.chatterbox.engine import SpeechEngine
-    from aiservices.handlers.chatterbox.sampling import Sampling
 
 PROMPT_VOICE = "audio_prompt"
 """What the answer calls the voice of a reference clip."""
 
-_SAMPLE_RATE = 24_000
-_UNKNOWN_SHARE = 0.3
+_WARM_UP_TEXT = "Hello."
 _PROMPT_TOKENS = 400  # of the voice, at most: Turbo's 376
-_UNGUIDED = {"cfg_weight": 0.5, "exaggeration": 0.5, "min_p": None}
 
 
 @attrs.frozen(eq=False)
@@ -57,6 +55,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         self._options = ChatterboxOptions()
         self._device = "cpu"
         self._loaded: _Loaded | None = None
+        self._turns = Turns()
 
     @property
     def voices(self) -> Sequence[str] | None:
@@ -68,7 +67,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         return () if self._loaded is None else tuple(self._loaded.voices.infos.values())
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
-        """Load the checkpoint, check that it is whole, and take in the named voices.
+        """Load the checkpoint, check that it is whole, take in the named voices, and speak a little to warm up.
 
         Raises:
             ServiceError: a package, a file or a weight is missing; the text names it.
@@ -89,9 +88,19 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
             ConfigError: an option does not fit the model; the text names it.
         """
         self._options, self._device = options, device
-        voices = VoiceStore(model, device, self._options.voices_dir, self._options.cached_voices)
-        self._check_defaults(model, voices)
-        self._loaded = _Loaded(model, voices, self._engine(model, voices))
+        from aiservices.handlers.chatterbox.gpu import prepare_gpu
+
+        prepare_gpu(device)
+        with quiet():
+            voices = VoiceStore(model, device, options.voices_dir, options.cached_voices)
+            self._check_defaults(model, voices)
+            loaded = _Loaded(model, voices, self._engine(model))
+            try:
+                self._warm_up(loaded)
+            except Exception:
+                loaded.engine.close()
+                raise
+        self._loaded = loaded
 
     def unload(self) -> None:
         """Forget the model and all voices; pieces that are being finished are waited for."""
@@ -111,14 +120,17 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
             raise InvalidInput("$.text", "expected words, got no letter and no digit")
 
     async def preprocess(self, input: TextToSpeechInput, context: Context) -> ChatterboxRequest:
-        """Fetch and check the reference clip, cut the text and read its tokens.
+        """Fetch and check the reference clip, listen to it, cut the text and read its tokens.
 
         Raises:
             FetchError: the clip could not be downloaded.
             InvalidInput: the clip, the voice or the language is none for this model; naming the field.
         """
         request = await super().preprocess(input, context)
-        return await context.run_in_pool(self._read, request)
+        named, warnings = self._voice_name(request)
+        voice = await self._voice(named, request.reference, context)
+        reader = RequestReader(self._options, self._ready.model, self._ready.voices.infos)
+        return await context.run_in_pool(reader.read, request, named, voice, warnings)
 
     def admit(self, tasks: Sequence[Task[ChatterboxRequest]]) -> None:
         """Let jobs join."""
@@ -156,8 +168,11 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
             known = ", ".join(model.reader.languages)
             raise ConfigError(f"options.default_language: the model does not speak {language!r}; it speaks {known}")
 
-    def _engine(self, model: ChatterboxModel, voices: VoiceStore) -> SpeechEngine:
+    def _engine(self, model: ChatterboxModel) -> SpeechEngine:
+        import torch
+
         from aiservices.handlers.chatterbox.engine import SpeechEngine
+        from aiservices.handlers.chatterbox.rendering import Renderer
         from aiservices.handlers.chatterbox.s3gen import S3GenEngine
         from aiservices.handlers.chatterbox.t3 import T3Engine
 
@@ -171,11 +186,12 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
             capacity=options.rows,
             fixed_columns=longest if graphs else None,
             graphs=graphs,
+            judged=variant.judged,
         )
+        s3gen = S3GenEngine(model.s3gen, self._device, steps=options.flow_steps or variant.flow_steps)
         return SpeechEngine(
             t3,
-            S3GenEngine(model.s3gen, self._device, steps=options.flow_steps or variant.flow_steps),
-            voices,
+            Renderer(s3gen, beside=self._device != "cpu" or torch.get_num_threads() > 1),
             marks=None if variant.family == "turbo" else (hp.start_text_token, hp.stop_text_token),
             tail=variant.tail,
             max_new_tokens=options.max_new_tokens,
@@ -184,34 +200,26 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
             finish_threads=options.finish_threads,
         )
 
-    def _read(self, request: SpeechRequest) -> ChatterboxRequest:
-        """Do what is heavy and needs no model's thread. In the pool."""
-        asked, model, options = request.input, self._ready.model, self._options
-        voice, warnings = self._voice(request)
-        language = self._language(asked, voice)
-        pieces = plan_pieces(asked.text, model.reader, language, options.pause_s)
-        if not pieces:
-            raise InvalidInput("$.text", "expected words, got only marks and pictures")
-        if max(model.reader.unknown_share(piece.ids) for piece in pieces) > _UNKNOWN_SHARE:
-            known = ", ".join(model.reader.languages)
-            warnings.append(f"many letters of the text are unknown to this model, which speaks {known}")
-        if note := model.reader.warning_about(language):
-            warnings.append(note)
-        return ChatterboxRequest(
-            input=asked,
-            reference=None,  # the clip at its rates is what is needed of it
-            pieces=pieces,
-            voice=voice,
-            clip=None if request.reference is None else prepare_clip(request.reference, model.variant),
-            sampling=self._sampling(asked),
-            cfg_weight=asked.cfg_weight if model.variant.guided else 0.0,
-            exaggeration=asked.exaggeration,
-            seed=secrets.randbits(32) if asked.seed is None else asked.seed,
-            finish=self._finish(asked),
-            warnings=warnings + self._without_effect(asked),
-        )
+    def _warm_up(self, loaded: _Loaded) -> None:
+        """Do all that a job will do once, so that the first need not wait for what is done once only."""
+        voice = loaded.voices.make(hum())
+        asked = TextToSpeechInput(text=_WARM_UP_TEXT)
+        samples = loaded.engine.warm_up(voice, loaded.model.reader.read(asked.text, self._options.default_language))
+        RequestReader(self._options, loaded.model, loaded.voices.infos).finish(asked).apply(samples, 0.0)
 
-    def _voice(self, request: SpeechRequest) -> tuple[str, list[str]]:
+    async def _voice(self, name: str, reference: Reference | None, context: Context) -> Voice:
+        """Get a voice; if it has to be made, in the pool, and once for all jobs that want it."""
+        voices = self._ready.voices
+        digest = voices.content_of(name) if reference is None else reference.digest
+        voice = voices.at_hand(digest)
+        if voice is not None:
+            return voice
+        async with self._turns.turn(digest):
+            if reference is None:
+                return await context.run_in_pool(voices.named, name)
+            return await context.run_in_pool(voices.of_clip, reference)
+
+    def _voice_name(self, request: SpeechRequest) -> tuple[str, list[str]]:
         """Name of the voice, and what the caller has to know about the choice."""
         named = request.input.voice
         if request.reference is not None:
@@ -220,53 +228,13 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
         self.check_voice(name := named or self._options.default_voice)
         return name, []
 
-    def _language(self, asked: TextToSpeechInput, voice: str) -> str:
-        loaded = self._ready
-        if asked.language is not None:
-            loaded.model.reader.check_language(asked.language)
-            return asked.language
-        info = loaded.voices.infos.get(voice)
-        own = info.language if info is not None else None
-        return own if own is not None and own in loaded.model.reader.languages else self._options.default_language
-
-    def _sampling(self, asked: TextToSpeechInput) -> Sampling:
-        from aiservices.handlers.chatterbox.sampling import Sampling
-
-        usual = self._ready.model.variant
-        min_p = usual.min_p if asked.min_p is None or not usual.guided else asked.min_p
-        return Sampling(
-            temperature=asked.temperature,
-            repetition_penalty=_or(asked.repetition_penalty, usual.repetition_penalty),
-            min_p=min_p,
-            top_p=_or(asked.top_p, usual.top_p),
-            top_k=usual.top_k,
-        )
-
-    def _finish(self, asked: TextToSpeechInput) -> Finish:
-        return Finish(
-            sample_rate=_SAMPLE_RATE,
-            to_rate=fitting_rate(asked.sample_rate or _SAMPLE_RATE, asked.format),
-            speed=asked.speed,
-            lufs=self._options.loudness_lufs,
-            watermarker=self._ready.model.watermarker if self._options.watermark else None,
-        )
-
-    def _without_effect(self, asked: TextToSpeechInput) -> list[str]:
-        variant = self._ready.model.variant
-        if variant.guided:
-            return []
-        changed = [name for name, usual in _UNGUIDED.items() if getattr(asked, name) != usual]
-        return [f"{name} has no effect on {variant.name.title()}" for name in changed]
-
-
-def _or(value: float | None, usual: float) -> float:
-    return usual if value is None else value
-
 
 def _dtype(wanted: str, device: str) -> Any:
     """Turn ``auto`` into what the device computes in: not every GPU does in bfloat16."""
-    if wanted != "auto" or not device.startswith("cuda"):
+    if wanted != "auto":
         return wanted
+    if not device.startswith("cuda"):
+        return "float32"
     import torch
 
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from aiservices.handlers.audio import Samples
-    from aiservices.handlers.chatterbox.t3 import Draw
-    from aiservices.handlers.chatterbox.voices import Voice
+    from aiservices.handlers.chatterbox.t3_rows import Draw
 
 _MAX_WARNINGS = 20
 
@@ -60,9 +59,9 @@ class SpeechJob:
 
     Attributes:
         waiting: pieces that are still to be spoken, in order.
-        condition: the voice as T3 takes it; None until it is made.
-        voice: likewise, as S3Gen takes it.
+        condition: the voice as T3 takes it; None until the job's first step.
         running: how many pieces have rows in T3.
+        spoken: of how many pieces the speech tokens are chosen, or there are none.
         rendered: how many pieces have become sound or were left out.
         sounds: finished samples by number of the piece; None for one that was left out.
         warnings: what the answer will say was not done as asked.
@@ -71,8 +70,8 @@ class SpeechJob:
     task: Task[ChatterboxRequest]
     waiting: deque[Part] = attrs.field(factory=deque)
     condition: torch.Tensor | None = None
-    voice: Voice | None = None
     running: int = 0
+    spoken: int = 0
     rendered: int = 0
     sounds: dict[int, Samples | None] = attrs.field(factory=dict)
     warnings: list[str] = attrs.field(factory=list)
@@ -93,11 +92,6 @@ class SpeechJob:
         return self.task.item
 
     @property
-    def all_rendered(self) -> bool:
-        """Whether the model has nothing more to do for it."""
-        return self.rendered == len(self.request.pieces)
-
-    @property
     def done(self) -> bool:
         """Whether every piece is finished or was left out."""
         return len(self.sounds) == len(self.request.pieces)
@@ -105,7 +99,7 @@ class SpeechJob:
     @property
     def next_part(self) -> Part | None:
         """The part to speak next. A streamed job's first goes alone, so that it is heard soonest."""
-        alone = self.request.input.stream and not self.rendered
+        alone = self.request.input.stream and not self.spoken
         return None if not self.waiting or (alone and self.running) else self.waiting[0]
 
     def warn(self, text: str) -> None:
@@ -120,6 +114,7 @@ class SpeechJob:
 
     def leave_out(self, part: Part) -> None:
         """Go on without a piece for which the model made no sound."""
+        self.spoken += 1
         self.rendered += 1
         self.sounds[part.number] = None
         self.stream(part.number, None)
@@ -158,7 +153,7 @@ class SpeechJob:
         return Speech(
             blocks=blocks,
             sample_rate=asked.finish.to_rate,
-            voice=asked.voice,
+            voice=asked.voice_name,
             engine="chatterbox",
             format=asked.input.format,
             warnings=self.warnings,

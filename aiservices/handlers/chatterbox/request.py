@@ -9,7 +9,7 @@ import attrs
 
 from aiservices.handlers.chatterbox.pieces import Piece
 from aiservices.handlers.chatterbox.sound import Finish
-from aiservices.handlers.chatterbox.voices import Clip
+from aiservices.handlers.chatterbox.voices import Voice
 from aiservices.handlers.speech import SpeechRequest
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class ChatterboxRequest(SpeechRequest):
 
     Attributes:
         pieces: what to say, at least one.
-        voice: name of the voice.
-        clip: what the voice is taken from; None for a named voice.
+        voice_name: what the answer calls the voice.
+        voice: what the model made of it.
         sampling: how to choose speech tokens.
         cfg_weight: of the guidance, 0 for none.
         exaggeration: how lively, 0 to 2; 0.5 is normal.
@@ -33,8 +33,8 @@ class ChatterboxRequest(SpeechRequest):
     """
 
     pieces: Sequence[Piece]
-    voice: str
-    clip: Clip | None
+    voice_name: str
+    voice: Voice
     sampling: Sampling
     cfg_weight: float
     exaggeration: float

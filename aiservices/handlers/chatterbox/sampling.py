@@ -13,6 +13,8 @@ from typing import Literal
 import attrs
 import torch
 
+from aiservices.handlers.chatterbox.faults import raise_if_of_device
+
 Order = Literal["penalty_first", "penalty_last"]
 """Where the repetition penalty stands: Chatterbox has it first, Turbo last."""
 
@@ -61,6 +63,8 @@ class Sampler:
         self._top_p = _column([row.top_p for row in rows], seen) if any(row.top_p < 1 for row in rows) else None
         self._top_k = [row.top_k for row in rows]
         self._rows = torch.arange(len(rows), device=seen.device)
+        self.errors: dict[int, Exception] = {}
+        """Rows whose generator failed, with why; what is chosen for them means nothing."""
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Choose and note one token a row.
@@ -76,9 +80,13 @@ class Sampler:
         else:
             logits = self._penalised(self._filtered(logits / self._temperature))
         probabilities = torch.softmax(logits, dim=-1)
-        noise = torch.empty_like(probabilities)
+        noise = torch.ones_like(probabilities)
         for row, generator in enumerate(self._generators):
-            noise[row].exponential_(generator=generator)
+            try:
+                noise[row].exponential_(generator=generator)
+            except Exception as error:
+                raise_if_of_device(error)
+                self.errors[row] = error
         ratio = torch.where(self._greedy[:, None], probabilities, probabilities / noise)
         tokens = ratio.argmax(dim=-1)
         self._seen[self._rows, tokens] = True

@@ -29,7 +29,7 @@ class Slots:
         alignment_heads: Mapping[int, Sequence[int]] | None = None,
         fixed: tuple[int, int] | None = None,
     ) -> None:
-        self._stack, self._device, self._dtype = stack, device, dtype
+        self._stack, self._device, self.dtype = stack, device, dtype
         self._alignment_heads = dict(alignment_heads or {})
         self._fixed = fixed
         self.keys: list[torch.Tensor] = []
@@ -48,7 +48,7 @@ class Slots:
 
         Returns:
             The hidden state of each prompt's last token, ``[rows, width]``; and for each row the alignment heads'
-            attention of its last two tokens, ``[2, tokens]`` each.
+            attention of that token, ``[tokens]`` each.
         """
         lengths = [len(row) for row in embeds]
         first, widest = len(self.lengths), max(lengths)
@@ -62,10 +62,8 @@ class Slots:
             self.values[layer][first : first + len(embeds), :, :widest] = value
             for head in self._alignment_heads.get(layer, ()):
                 for row, length in enumerate(lengths):
-                    last = query[row, head, length - 2 : length] @ key[row, head, :length].T
-                    last = last.float() * self._stack.head_dim**-0.5
-                    last[0, -1] = float("-inf")  # the last but one does not see the last
-                    attention[row].append(last.softmax(dim=-1))
+                    scores = (key[row, head, :length] @ query[row, head, length - 1]).float()
+                    attention[row].append((scores * self._stack.head_dim**-0.5).softmax(dim=-1))
             # Padding stands on the right, where no token of a row looks.
             return scaled_dot_product_attention(query, key, value, is_causal=True)
 
@@ -149,7 +147,7 @@ class Slots:
             for layer in range(self._stack.layers):
                 # Zeros, because masked columns are multiplied too and fresh memory may hold NaN.
                 shape = (slots, self._stack.heads, columns, self._stack.head_dim)
-                buffer = torch.zeros(shape, dtype=self._dtype, device=self._device)
+                buffer = torch.zeros(shape, dtype=self.dtype, device=self._device)
                 if held:
                     buffer[:held, :, :used] = old[layer][:held, :, :used]
                     old[layer] = buffer  # one layer's old buffer at a time is held twice

@@ -1,8 +1,9 @@
 """From text tokens to speech tokens: T3's rows, one token a step. Imports torch: import it inside ``load``.
 
 Rows join and leave between steps, each with its voice, guidance, sampling and random numbers. What a row says does not
-depend on the rows beside it. The repetition penalty counts BOS; Turbo has no guidance. Source: ``T3.inference`` and
-``T3.inference_turbo`` of chatterbox-tts 0.1.7.
+depend on the rows beside it, and what goes wrong with one (its prompt, its judge, its sampling) ends that row alone:
+only an error of the device goes up. The repetition penalty counts BOS; Turbo has no guidance. Source: ``T3.inference``
+and ``T3.inference_turbo`` of chatterbox-tts 0.1.7.
 """
 
 from __future__ import annotations
@@ -10,67 +11,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import attrs
 import torch
 
 from aiservices.errors import JobFailed
-from aiservices.handlers.chatterbox.alignment import RowAlignment, alignment_heads
+from aiservices.handlers.chatterbox.alignment import RowAlignment, Verdict, alignment_heads
 from aiservices.handlers.chatterbox.decoding import Decoder, PaddedDecoder
-from aiservices.handlers.chatterbox.sampling import Sampler, Sampling
+from aiservices.handlers.chatterbox.faults import raise_if_of_device
 from aiservices.handlers.chatterbox.slots import Slots
 from aiservices.handlers.chatterbox.stacks import Gpt2Stack, LlamaStack
 from aiservices.handlers.chatterbox.t3_embedding import T3Embedding
+from aiservices.handlers.chatterbox.t3_rows import SPEECH_TOKENS, Choices, Draw, Row, T3Request
 
-SPEECH_TOKENS = 6561
-"""Ids from here on are marks, not sound."""
-
-
-@attrs.frozen(eq=False)
-class T3Request:
-    """One piece to speak.
-
-    Args:
-        condition: voice and liveliness from :meth:`.T3Embedding.condition`, ``[tokens, width]``.
-        text: ids with their start and end marks.
-        cfg_weight: strength of the guidance; 0 takes half the work.
-        sampling: how to choose.
-        seed: of the row's generator.
-        max_new_tokens: where a speech that does not end is cut.
-    """
-
-    condition: torch.Tensor
-    text: Sequence[int]
-    cfg_weight: float
-    sampling: Sampling
-    seed: int
-    max_new_tokens: int
-
-
-@attrs.frozen(eq=False)
-class Draw:
-    """What came of one request.
-
-    Args:
-        tokens: speech tokens without marks.
-        ended: whether the model ended it; if not, it was cut.
-        generator: the row's, as the last choice left it: the sound's noise comes from it too.
-    """
-
-    tokens: list[int]
-    ended: bool
-    generator: torch.Generator
-
-
-@attrs.define(eq=False)
-class _Row:
-    request: T3Request
-    generator: torch.Generator
-    seen: torch.Tensor
-    alignment: RowAlignment | None
-    slot: int
-    unconditional_slot: int | None = None
-    """Where the same row without its text is; None without guidance."""
-    tokens: list[int] = attrs.field(factory=list)
+_SURE = 2.0**15  # the library's number for what has to be chosen or must not be: it fits into every type
 
 
 class T3Engine:
@@ -83,6 +35,7 @@ class T3Engine:
         capacity: most rows at once.
         fixed_columns: tokens of the longest row, to hold fixed buffers; None to let them grow.
         graphs: whether to capture steps as CUDA graphs, which needs fixed buffers.
+        judged: whether :mod:`.alignment` judges each row, as the first multilingual models need it.
     """
 
     def __init__(
@@ -94,44 +47,52 @@ class T3Engine:
         capacity: int = 16,
         fixed_columns: int | None = None,
         graphs: bool = False,
+        judged: bool = False,
     ) -> None:
         self.capacity = capacity
         self.embedding = T3Embedding(t3, t3_cond, device)
         """Turns voices, texts and tokens into what the rows read."""
         self._t3, self._device, self._hp = t3, device, t3.hp
         stack = Gpt2Stack(t3.tfmr) if t3.is_gpt else LlamaStack(t3.tfmr)
-        self._aligned = bool(t3.hp.is_multilingual)
+        self._aligned = judged
         fixed = None if fixed_columns is None else (2 * capacity, fixed_columns)
         heads = alignment_heads() if self._aligned else None
         self._slots = Slots(stack, device, t3.speech_head.weight.dtype, heads, fixed)
         self._decoder = (
             Decoder(self._slots, device) if fixed is None else PaddedDecoder(self._slots, device, fixed, graphs=graphs)
         )
-        self._rows: list[_Row] = []
-        self._owners: list[_Row] = []
+        self._rows: list[Row] = []
+        self._owners: list[Row] = []
         self._hidden: torch.Tensor | None = None
-        self._sampler: Sampler | None = None
+        self._choices = Choices("penalty_last" if t3.is_gpt else "penalty_first")
         self._forbidden = self._forbidden_tokens()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @torch.inference_mode()
-    def join(self, requests: Sequence[T3Request]) -> None:
-        """Let rows in: read their prompts in one pass."""
+    def prepare(self) -> None:
+        """Do what a step of any number of rows would have to do the first time."""
+        self._decoder.prepare(self._t3.cfg.hidden_size)
+
+    @torch.inference_mode()
+    def join(self, requests: Sequence[T3Request]) -> list[tuple[T3Request, Exception]]:
+        """Let rows in: read their prompts in one pass.
+
+        Returns:
+            The requests that could not join, with why.
+        """
         if not requests:
-            return
-        rows, prompts = self._new_rows(requests)
-        first = len(self._owners)
-        hidden, attention = self._slots.prefill(prompts)
-        for row in rows:
-            if row.alignment is not None:
-                row.alignment.begin(attention[row.slot - first])
-        self._hidden = hidden if self._hidden is None else torch.cat([self._hidden, hidden])
-        self._rows += rows
-        for row in rows:
-            self._owners += [row] if row.unconditional_slot is None else [row, row]
-        self._sampler = None
+            return []
+        try:
+            self._join(requests)
+        except Exception as error:
+            del self._slots.lengths[len(self._owners) :]
+            raise_if_of_device(error)
+            if len(requests) == 1:
+                return [(requests[0], error)]
+            return [failed for request in requests for failed in self.join([request])]
+        return []
 
     @torch.inference_mode()
     def step(self) -> list[tuple[T3Request, Draw | Exception]]:
@@ -142,13 +103,15 @@ class T3Engine:
         """
         if not self._rows:
             return []
-        logits = self._logits()
+        logits = self._judged(self._logits())
         broken = (~logits.amax(dim=-1).isfinite()).tolist()  # the largest is NaN where any is
-        tokens = self._choose(logits.nan_to_num_(nan=0.0, neginf=float("-inf")) if any(broken) else logits)
+        tokens = self._choices.choose(
+            self._rows, logits.nan_to_num_(nan=0.0, neginf=float("-inf")) if any(broken) else logits
+        )
         ended: list[tuple[T3Request, Draw | Exception]] = []
-        leaving: list[_Row] = []
+        leaving: list[Row] = []
         for row, token, is_broken in zip(self._rows, tokens, broken, strict=True):
-            outcome = self._accept(row, token, is_broken=is_broken)
+            outcome = row.accept(token, self._hp.stop_speech_token, is_broken=is_broken)
             if outcome is not None:
                 ended.append((row.request, outcome))
                 leaving.append(row)
@@ -166,12 +129,27 @@ class T3Engine:
     @torch.inference_mode()
     def reset(self) -> None:
         """Forget every row."""
-        self._rows, self._owners, self._hidden, self._sampler = [], [], None, None
+        self._rows, self._owners, self._hidden = [], [], None
+        self._choices.forget()
         self._slots.clear()
 
-    def _new_rows(self, requests: Sequence[T3Request]) -> tuple[list[_Row], list[torch.Tensor]]:
+    def _join(self, requests: Sequence[T3Request]) -> None:
+        """Let all of them in, or raise and leave everything as it was."""
+        rows, prompts = self._new_rows(requests)
+        first = len(self._owners)
+        hidden, attention = self._slots.prefill(prompts)
+        for row in rows:
+            if row.alignment is not None:
+                row.follow(torch.stack(attention[row.slot - first]).mean(dim=0).cpu(), self._hp.start_speech_token)
+        self._hidden = hidden if self._hidden is None else torch.cat([self._hidden, hidden])
+        self._rows += rows
+        for row in rows:
+            self._owners += [row] if row.unconditional_slot is None else [row, row]
+        self._choices.forget()
+
+    def _new_rows(self, requests: Sequence[T3Request]) -> tuple[list[Row], list[torch.Tensor]]:
         """Make rows on the next slots, and the prompt of each slot."""
-        rows: list[_Row] = []
+        rows: list[Row] = []
         prompts: list[torch.Tensor] = []
         for request in requests:
             row = self._new_row(request, len(self._owners) + len(prompts))
@@ -182,55 +160,40 @@ class T3Engine:
                 prompts.append(self.embedding.prompt(request.condition, request.text, unconditional=True))
         return rows, prompts
 
-    def _new_row(self, request: T3Request, slot: int) -> _Row:
+    def _new_row(self, request: T3Request, slot: int) -> Row:
+        if not 0 <= min(request.text) <= max(request.text) < self._t3.text_emb.num_embeddings:
+            raise JobFailed("the text has tokens that the model does not have: its tokenizer is of another checkpoint")
         generator = torch.Generator(device=self._device)
         generator.manual_seed(request.seed)
         seen = torch.zeros(self._hp.speech_tokens_dict_size, dtype=torch.bool, device=self._device)
         seen[self._hp.start_speech_token] = True
         start = len(request.condition)
-        text = (start, start + len(request.text))
-        alignment = RowAlignment(text, self._hp.stop_speech_token) if self._aligned else None
-        return _Row(request, generator, seen, alignment, slot)
+        alignment = RowAlignment(start, start + len(request.text)) if self._aligned else None
+        return Row(request, generator, seen, alignment, slot)
 
     def _logits(self) -> torch.Tensor:
-        """Guided logits in float32, ``[rows, vocabulary]``, marks forbidden."""
+        """Guided logits in float32, ``[rows, vocabulary]``."""
         every: torch.Tensor = self._t3.speech_head(self._hidden).float()
         logits = every[[row.slot for row in self._rows]]
         if any(row.unconditional_slot is not None for row in self._rows):
             slots = [row.slot if row.unconditional_slot is None else row.unconditional_slot for row in self._rows]
             weights = torch.tensor([[row.request.cfg_weight] for row in self._rows], device=self._device)
             logits = logits + weights * (logits - every[slots])
-        for number, row in enumerate(self._rows):
-            if row.alignment is not None:
-                last = row.tokens[-1] if row.tokens else self._hp.start_speech_token
-                logits[number] = row.alignment.judge(logits[number], last)
+        return logits
+
+    def _judged(self, logits: torch.Tensor) -> torch.Tensor:
+        """Heed the judges and forbid the marks."""
+        stop = self._hp.stop_speech_token
+        held = [number for number, row in enumerate(self._rows) if row.verdict is Verdict.GO_ON]
+        ending = [number for number, row in enumerate(self._rows) if row.verdict is Verdict.END]
+        if held:
+            logits[held, stop] = -_SURE
+        if ending:
+            logits[ending] = -_SURE
+            logits[ending, stop] = _SURE
         return logits.masked_fill_(self._forbidden, float("-inf"))
 
-    def _choose(self, logits: torch.Tensor) -> list[int]:
-        if self._sampler is None:
-            seen = torch.stack([row.seen for row in self._rows])
-            for number, row in enumerate(self._rows):
-                row.seen = seen[number]
-            self._sampler = Sampler(
-                [row.request.sampling for row in self._rows],
-                seen,
-                [row.generator for row in self._rows],
-                "penalty_last" if self._t3.is_gpt else "penalty_first",
-            )
-        tokens: list[int] = self._sampler.choose(logits).tolist()
-        return tokens
-
-    def _accept(self, row: _Row, token: int, *, is_broken: bool) -> Draw | Exception | None:
-        """Add a token to its row; return what came of the row if that was its last."""
-        if is_broken:
-            return JobFailed("the model's output was not a number; it may be damaged or of too narrow a type")
-        row.tokens.append(token)
-        ended = token == self._hp.stop_speech_token
-        if not ended and len(row.tokens) < row.request.max_new_tokens:
-            return None
-        return Draw([token for token in row.tokens if token < SPEECH_TOKENS], ended, row.generator)
-
-    def _drop(self, leaving: Sequence[_Row], poisoned: Collection[_Row]) -> None:
+    def _drop(self, leaving: Sequence[Row], poisoned: Collection[Row]) -> None:
         if not leaving:
             return
         gone = set(leaving)
@@ -252,7 +215,7 @@ class T3Engine:
             hidden = hidden[:last]
         self._rows = [row for row in self._rows if row not in gone]
         self._hidden = hidden if self._rows else None
-        self._sampler = None
+        self._choices.forget()
         if not self._rows:
             self._slots.clear()
 
@@ -267,8 +230,7 @@ class T3Engine:
         if self._aligned:
             attention = torch.stack(self._slots.attention).mean(dim=0).cpu()
             for row in self._rows:
-                if row.alignment is not None:
-                    row.alignment.follow(attention[row.slot])
+                row.follow(attention[row.slot], row.tokens[-1])
 
     def _forbidden_tokens(self) -> torch.Tensor:
         """Which tokens are neither sound nor the end, ``[vocabulary]``."""

@@ -11,6 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Attend as the library does, but leave the switches of the process alone: other threads attend meanwhile."""
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 class T3Embedding:
@@ -25,6 +31,8 @@ class T3Embedding:
     def __init__(self, t3: Any, t3_cond: Any, device: str) -> None:
         self._t3, self._t3_cond, self._device = t3, t3_cond, device
         self._dtype: torch.dtype = t3.speech_head.weight.dtype
+        if t3.cond_enc.perceiver is not None:
+            t3.cond_enc.perceiver.attn.attention.flash_attention = _attended
 
     @torch.inference_mode()
     def condition(self, speaker: torch.Tensor, prompt: torch.Tensor | None, exaggeration: float) -> torch.Tensor:

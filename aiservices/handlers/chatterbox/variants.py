@@ -31,7 +31,7 @@ class Variant:
     Args:
         name: as in the options.
         family: which of the library's three classes runs it: that decides on its text, its tokenizer and T3's form.
-        t3_file: pattern of the file with T3's weights.
+        t3_file: pattern of the file with T3's weights; of several the newest is taken.
         s3gen_files: names that S3Gen's file may have.
         tokenizer_file: what the text's tokenizer is read from.
         backbone: of T3, by its name in the library's ``LLAMA_CONFIGS``.
@@ -45,6 +45,7 @@ class Variant:
         clip_lufs: loudness that a clip is set to, in LUFS; None leaves it.
         flow_steps: of S3Gen.
         tail: speech tokens of silence after a piece.
+        judged: whether a judge follows the speech along the text, see :mod:`.alignment`.
     """
 
     name: VariantName
@@ -63,6 +64,11 @@ class Variant:
     clip_lufs: float | None = None
     flow_steps: int = 10
     tail: tuple[int, ...] = ()
+    judged: bool = False
+
+    def newest_t3(self, model_dir: Path) -> Path:
+        """Return the file with T3's weights: of ``t3_mtl23ls_v2`` and ``t3_mtl23ls_v3`` the latter."""
+        return max(model_dir.glob(self.t3_file), key=lambda file: (_version(file.stem), file.name))
 
 
 _TURBO = Variant(
@@ -92,13 +98,17 @@ VARIANTS = (
         ("s3gen.pt", "s3gen.safetensors"),
         "grapheme_mtl_merged_expanded_v1.json",
         repetition_penalty=2.0,
+        judged=True,
     ),
     _TURBO,
     attrs.evolve(_TURBO, name="nano", t3_file="t3_nano_v1.safetensors", backbone="GPT2_small"),
 )
 """Source: ``from_local`` and ``generate`` of the three classes of chatterbox-tts 0.1.7. Nano, which is newer, is Turbo
-with a smaller T3.
+with a smaller T3. The third multilingual T3 has the same form; it is spoken without a judge and with a smaller penalty
+(https://github.com/resemble-ai/chatterbox/pull/516).
 """
+
+_UNJUDGED_VERSION = 3
 
 VOICE_ENCODER_FILES = ("ve.safetensors", "ve.pt")
 """Names that the voice encoder's file may have, in every variant."""
@@ -112,7 +122,8 @@ def find_variant(model_dir: Path, wanted: str) -> Variant:
     """
     for variant in VARIANTS:
         if wanted in ("auto", variant.name) and not _missing_files(model_dir, variant):
-            return variant
+            third = variant.judged and _version(variant.newest_t3(model_dir).stem) >= _UNJUDGED_VERSION
+            return attrs.evolve(variant, judged=False, repetition_penalty=1.2) if third else variant
     # What is nearest to be whole is what is meant.
     nearest = min(
         (variant for variant in VARIANTS if wanted in ("auto", variant.name)),
@@ -120,6 +131,12 @@ def find_variant(model_dir: Path, wanted: str) -> Variant:
     )
     missing = ", ".join(_missing_files(model_dir, nearest))
     raise ServiceError(f"the model folder is no Chatterbox checkpoint ({nearest.name}): it lacks {missing}")
+
+
+def _version(name: str) -> int:
+    """Return the number behind the last ``v`` of a file's name; 0 without one."""
+    found = re.findall(r"v(\d+)", name)
+    return int(found[-1]) if found else 0
 
 
 def _missing_files(model_dir: Path, variant: Variant) -> list[str]:
@@ -214,7 +231,8 @@ def _multilingual_tokenizer(library: Library, file: Path) -> Any:
     tokenizer.tokenizer = module.Tokenizer.from_file(str(file))
     converter = object.__new__(module.ChineseCangjieConverter)
     converter.word2cj, converter.cj2word, converter.segmenter = {}, {}, None
-    converter._init_segmenter()
+    if find_spec(_HELPERS["zh"]) is not None:  # whoever speaks Chinese without it is told so in the answer
+        converter._init_segmenter()
     table = file.parent / "Cangjie5_TC.json"
     for entry in json.loads(table.read_text(encoding="utf-8")) if table.is_file() else []:
         word, code = entry.split("\t")[:2]

@@ -1,5 +1,10 @@
 """Voices: what the model makes of a clip, made once for each content and kept beside the clip and in memory.
 
+A voice is made in the pool, while the model speaks. The modules that listen (the voice encoder, S3Gen's tokenizer and
+its speaker encoder) only read their weights, and nobody else runs them; what the library makes at the first use and
+keeps, it makes when the model warms up, before there are jobs. On a GPU the pool's threads use the default stream, and
+a voice is complete when it is handed out. A model that is unloaded meanwhile lives until the voice is made.
+
 A voice takes 0.2 MB, if gradients are off where it is made: with them it holds 233 MB. What is kept is never handed to
 the library, which casts and fills in place.
 """
@@ -7,10 +12,10 @@ the library, which casts and fills in place.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,22 +25,18 @@ import attrs
 
 from aiservices.errors import ConfigError, InvalidInput, Unavailable
 from aiservices.handler import VoiceInfo
-from aiservices.handlers import audio
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel
-from aiservices.handlers.chatterbox.library import quiet
+from aiservices.handlers.chatterbox.clips import RATE, TOKENIZER_RATE, Clip, prepare_clip
 from aiservices.handlers.chatterbox.options import OWN_VOICE
-from aiservices.handlers.chatterbox.sound import set_loudness
-from aiservices.handlers.chatterbox.variants import Variant
-from aiservices.handlers.reference_clip import PROMPT_FIELD, Reference, read_reference
+from aiservices.handlers.reference_clip import Reference, read_reference
 
 if TYPE_CHECKING:
     import torch
 
-    from aiservices.handlers.chatterbox.s3gen import GenVoice
+    from aiservices.handlers.chatterbox.flow import GenVoice
 
 _AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
-_RATE, _TOKENIZER_RATE = 24_000, 16_000
 _HEARD_S = 10  # of a clip, by S3Gen
 
 
@@ -54,44 +55,8 @@ class Voice:
     gen: GenVoice
 
 
-@attrs.frozen(eq=False)
-class Clip:
-    """A clip at the two sample rates that are listened to.
-
-    Attributes:
-        at_24k: mono, ``(frames,)``, at 24 kHz.
-        at_16k: the same at 16 kHz.
-        digest: SHA-256 of the file, in hex.
-    """
-
-    at_24k: audio.Samples
-    at_16k: audio.Samples
-    digest: str
-
-
-def prepare_clip(reference: Reference, variant: Variant) -> Clip:
-    """Resample a checked clip as the library does. CPU-heavy.
-
-    Raises:
-        InvalidInput: it is shorter than this variant needs.
-    """
-    import numpy as np
-
-    librosa: Any = importlib.import_module("librosa")  # untyped, and only in the chatterbox extra
-
-    length_s = len(reference.samples) / reference.sample_rate
-    if length_s < variant.min_clip_s:
-        needed = f"expected at least {variant.min_clip_s:g} s of speech for this model"
-        raise InvalidInput(PROMPT_FIELD, f"{needed}, the clip has {length_s:.2f} s")
-    samples = librosa.resample(reference.samples, orig_sr=reference.sample_rate, target_sr=_RATE)
-    if variant.clip_lufs is not None:
-        samples = set_loudness(samples, _RATE, variant.clip_lufs)
-    low = librosa.resample(samples, orig_sr=_RATE, target_sr=_TOKENIZER_RATE)
-    return Clip(samples.astype(np.float32), low.astype(np.float32), reference.digest)
-
-
 class VoiceStore:
-    """All voices of a service: the checkpoint's own, those of a folder, those of clips. On the model's thread.
+    """All voices of a service: the checkpoint's own, those of a folder, those of clips. Usable from any thread.
 
     Args:
         model: what makes them.
@@ -106,6 +71,7 @@ class VoiceStore:
     def __init__(self, model: ChatterboxModel, device: str, folder: str | None, max_cached: int) -> None:
         self._model, self._device, self._max_cached = model, device, max_cached
         self._made: OrderedDict[str, Voice] = OrderedDict()
+        self._lock = threading.Lock()
         self._own = None if model.own_voice is None else self._placed(_own_parts(model.own_voice))
         self._files: dict[str, tuple[Path, str]] = {}
         self.infos: dict[str, VoiceInfo] = {}
@@ -119,38 +85,51 @@ class VoiceStore:
     def __len__(self) -> int:
         return len(self._made)
 
+    def content_of(self, name: str) -> str:
+        """Return the digest of the clip of a named voice; empty for the checkpoint's own."""
+        return "" if name == OWN_VOICE and self._own is not None else self._files[name][1]
+
+    def at_hand(self, digest: str) -> Voice | None:
+        """Return the voice of a clip if it need not be made."""
+        if not digest:
+            return self._own
+        with self._lock:
+            voice = self._made.get(digest)
+            if voice is not None:
+                self._made.move_to_end(digest)
+            return voice
+
     def named(self, name: str) -> Voice:
-        """Return a voice of :attr:`infos`.
+        """Return a voice of :attr:`infos`, made anew if it was forgotten.
 
         Raises:
             Unavailable: its clip cannot be read any more.
         """
-        if name == OWN_VOICE and self._own is not None:
-            return self._own
-        file, digest = self._files[name]
-        return self._kept(digest) or self._keep(digest, self._from_file(file, digest))
+        digest = self.content_of(name)
+        return self.at_hand(digest) or self._keep(digest, self._from_file(*self._files[name]))
 
-    def of_clip(self, clip: Clip) -> Voice:
-        """Return the voice of a clip, made at its first use."""
-        return self._kept(clip.digest) or self._keep(clip.digest, self.make(clip))
+    def of_clip(self, reference: Reference) -> Voice:
+        """Return the voice of a clip, made at its first use.
 
-    def knows(self, digest: str) -> bool:
-        """Tell whether a clip's voice is at hand."""
-        return digest in self._made
+        Raises:
+            InvalidInput: it is shorter than this variant needs.
+        """
+        made = self.at_hand(reference.digest)
+        return made or self._keep(reference.digest, self.make(prepare_clip(reference, self._model.variant)))
 
     def make(self, clip: Clip) -> Voice:
         """Listen to a clip. Source: ``prepare_conditionals`` of the library."""
         import torch
 
         model, variant = self._model, self._model.variant
-        with quiet(), torch.inference_mode():
-            gen = model.s3gen.embed_ref(clip.at_24k[: _HEARD_S * _RATE], _RATE, device=self._device)
-            heard = clip.at_16k[: variant.listens_s * _TOKENIZER_RATE]
+        with torch.inference_mode():
+            gen = model.s3gen.embed_ref(clip.at_24k[: _HEARD_S * RATE], RATE, device=self._device)
+            heard = clip.at_16k[: variant.listens_s * TOKENIZER_RATE]
             length = model.t3.hp.speech_cond_prompt_len
             prompt, _ = model.s3gen.tokenizer.forward([heard], max_len=length)
-            embedded = model.voice_encoder.embeds_from_wavs([clip.at_16k], sample_rate=_TOKENIZER_RATE)
+            embedded = model.voice_encoder.embeds_from_wavs([clip.at_16k], sample_rate=TOKENIZER_RATE)
             speaker = torch.from_numpy(embedded).mean(dim=0, keepdim=True)
-            return self._placed(
+            voice = self._placed(
                 {
                     "speaker": speaker,
                     "prompt": prompt.reshape(1, -1),
@@ -159,6 +138,9 @@ class VoiceStore:
                     "gen_embedding": gen["embedding"],
                 }
             )
+        if self._device.startswith("cuda"):
+            torch.cuda.current_stream(self._device).synchronize()
+        return voice
 
     def _take_in(self, file: Path) -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -180,20 +162,15 @@ class VoiceStore:
         _write_parts(kept, voice)
         return voice
 
-    def _kept(self, digest: str) -> Voice | None:
-        voice = self._made.get(digest)
-        if voice is not None:
-            self._made.move_to_end(digest)
-        return voice
-
     def _keep(self, digest: str, voice: Voice) -> Voice:
-        self._made[digest] = voice
-        while len(self._made) > self._max_cached:
-            self._made.popitem(last=False)
+        with self._lock:
+            self._made[digest] = voice
+            while len(self._made) > self._max_cached:
+                self._made.popitem(last=False)
         return voice
 
     def _placed(self, parts: Mapping[str, Any]) -> Voice:
-        from aiservices.handlers.chatterbox.s3gen import GenVoice
+        from aiservices.handlers.chatterbox.flow import GenVoice
 
         # Clones, so that no small part keeps a large whole alive.
         own = {name: part.detach().clone().to(self._device) for name, part in parts.items()}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aiservices.errors import ServiceError
+from aiservices.errors import InvalidInput, ServiceError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 """How tokens that steer a chat look, whether or not the checkpoint calls them special: ``<|im_end|>``, ``[INST]``."""
-_SYSTEM_PROMPT = "You are a helpful assistant."
-"""Stands in for a long one that a chat template would add by itself: Qwen's words, which say nothing of a date."""
-_LONG = 200
-"""More characters than these beside a caller's own are a long one: Qwen2.5-VL's template adds 50, Ministral 3's 2400."""
+
+
+OWN_SYSTEM_PROMPT = "You are a helpful assistant."
+"""Sent where a chat template would put a long prompt of its own before a chat that has none: Ministral 3's takes 550
+tokens of every request, for a date and for tools that there are none of."""
+
+_SHORT_CHARACTERS = 400
+"""Of a chat of one character: turns' markers and a short system prompt, as Qwen2.5-VL's, stay below."""
 
 
 class Chat:
@@ -46,17 +50,25 @@ class Chat:
             for token in tokenizer.added_tokens_decoder.values()
             if len(token.content) > 1 and (token.special or _MARKER.fullmatch(token.content))
         ]
+        self._system_prompt = OWN_SYSTEM_PROMPT if self._says_much_by_itself() else None
         self._markers = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
-        self._says_much = False
-        self._says_much = self._measure()
 
-    def encode(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    def encode(self, messages: Sequence[dict[str, Any]], system_prompt: str | None = None) -> list[int]:
         """Render messages up to where the answer begins, and turn that into tokens.
 
-        A template that adds a long system prompt of its own, about the date and tools there are none of, gets a short
-        one instead, unless the first message is one.
+        Args:
+            messages: the turns; a caller's text in them without markers.
+            system_prompt: what stands before them in a turn of its own, as the caller wrote it. None: what the
+                template puts there, or :data:`OWN_SYSTEM_PROMPT` in place of a long one, unless the first turn is one.
+
+        Raises:
+            InvalidInput: the chat template has no place for a system turn.
         """
         text = self._render(messages)
+        if system_prompt is None and messages[0]["role"] != "system":
+            system_prompt = self._system_prompt
+        if system_prompt is not None:
+            text = self._render_with_system(messages, self.escape_markers(system_prompt), text)
         # The backend's own encode, because the wrapper's sets padding on a shared object at every call.
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
@@ -67,19 +79,29 @@ class Chat:
             text = self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)
         return text
 
-    def _render(self, messages: Sequence[dict[str, Any]]) -> str:
-        turns = list(messages)
-        if self._says_much and turns[0]["role"] != "system":
-            turns.insert(0, {"role": "system", "content": _SYSTEM_PROMPT})
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-
-    def _measure(self) -> bool:
-        """Find out whether the template adds much by itself and less where there is a system prompt."""
+    def _says_much_by_itself(self) -> bool:
+        """Find out whether the template says much where there is no system prompt, and less where there is one."""
         from jinja2 import TemplateError
 
-        turns = [{"role": "system", "content": _SYSTEM_PROMPT}, {"role": "user", "content": "?"}]
+        turns = [{"role": "system", "content": OWN_SYSTEM_PROMPT}, {"role": "user", "content": "?"}]
         try:
             alone, led = self._render(turns[1:]), self._render(turns)
-        except TemplateError:  # it takes no system prompt, or messages of another form: so it adds none
+        except TemplateError:  # it takes no system prompt, or content in parts only
             return False
-        return len(self._markers.sub("", alone)) > _LONG and len(led) < len(alone)
+        return len(alone) > _SHORT_CHARACTERS and len(led) < len(alone)
+
+    def _render(self, messages: Sequence[dict[str, Any]]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def _render_with_system(self, messages: Sequence[dict[str, Any]], prompt: str, without: str) -> str:
+        from jinja2 import TemplateError
+
+        in_parts = isinstance(messages[0]["content"], list)
+        content = [{"type": "text", "text": prompt}] if in_parts else prompt
+        try:
+            text = self._render([{"role": "system", "content": content}, *messages])
+        except TemplateError:  # such as "Only user and assistant roles are supported!"
+            text = without
+        if text == without:  # others leave out what they do not know
+            raise InvalidInput("$.system_prompt", "the checkpoint's chat template has no place for a system prompt")
+        return text

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiservices.handlers.text.grammar import Grammar
 
 FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended its answer; ``length``: the limit of new tokens ended it."""
+"""``stop``: the model ended its answer, or a stop text did; ``length``: the limit of new tokens ended it."""
 
 
 @attrs.frozen
@@ -78,7 +78,8 @@ class GenerationRequest:
         prompt: made by the engine that is to continue it.
         max_new_tokens: where the answer is cut.
         stop: texts that end the answer, and are no part of it.
-        grammar: what the answer has to follow.
+        grammar: what the answer has to follow; it ends by its grammar, so not by ``stop`` as well.
+        label: a word of the service's own, which comes back with the answer.
     """
 
     prompt: Prompt
@@ -86,6 +87,11 @@ class GenerationRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
+    label: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.stop and self.grammar is not None:
+            raise ValueError("a text that follows a grammar is whole only at the grammar's end: no stop texts")
 
 
 @attrs.frozen
@@ -95,12 +101,14 @@ class Generated:
     Attributes:
         text: without what ended it.
         token_ids: all that were chosen, the end token included.
+        label: that of the request.
     """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     token_ids: tuple[int, ...] = attrs.field(repr=False)
+    label: str = ""
 
 
 def fit_new_tokens(prompt_tokens: int, asked: int | None, limit: int, window: int, field: str) -> int:

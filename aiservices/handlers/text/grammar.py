@@ -5,101 +5,73 @@ llguidance and numpy are imported when asked for.
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from aiservices.errors import JobFailed, ServiceError
-from aiservices.handlers.text.json_budget import JsonPlan, JsonReader, read_fields
+from aiservices.handlers.text.json_budget import JsonPlan
+from aiservices.handlers.text.json_nodes import Record, to_grammar, to_schema
+from aiservices.handlers.text.json_reader import JsonReader
+from aiservices.handlers.text.json_schema import MAX_DEPTH, read_schema
+from aiservices.handlers.text.json_tokens import JsonTokens
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
-    from llguidance import LLExecutor, LLMatcher, LLTokenizer
-    from llguidance._lib import JsonCompileOptions
-    from tokenizers import Tokenizer
+    from llguidance import LLExecutor, LLMatcher
+    from numpy.typing import NDArray
 
 _PARALLEL_FROM = 16_384
 """Tokens from which masks are worth several threads; below it, waking them takes longer than the masks."""
-_COMPACT: JsonCompileOptions = {
-    "whitespace_flexible": False,
-    "item_separator": ",",
-    "key_separator": ":",
-    "json_allowed_escapes": '"\\',
-}
-"""Compact separators; of the escapes only quote and backslash, because the others make control characters."""
-
-
-def read_tokenizer(tokenizer: Tokenizer, vocabulary: int, stop_ids: Collection[int]) -> LLTokenizer:
-    """Give llguidance its view of a tokenizer. Takes about a second for a large vocabulary.
-
-    Args:
-        tokenizer: the tokenizer of the checkpoint.
-        vocabulary: width of the model's logits, which may be more than the tokenizer has tokens.
-        stop_ids: tokens that end an answer.
-
-    Raises:
-        ServiceError: llguidance does not know this kind of tokenizer.
-    """
-    from llguidance import LLTokenizer
-
-    try:
-        return LLTokenizer(tokenizer.to_str(), n_vocab=vocabulary, eos_token=sorted(stop_ids))
-    except ValueError as error:
-        raise ServiceError(f"the checkpoint's tokenizer is of a kind that grammars do not support: {error}") from error
 
 
 @attrs.frozen(eq=False)
 class Grammar:
-    """A compiled schema of a flat object; shared by any number of rows.
+    """A compiled schema of an object; shared by any number of rows.
 
     Attributes:
-        schema: what it was compiled from.
-        tokenizer: whose tokens are chosen from.
+        schema: what the answers follow, the same for schemas that mean the same.
+        tokens: which are chosen from.
         matcher: at the beginning of an object; copied for each row.
         plan: what the object costs in tokens from any place in it.
     """
 
     schema: Mapping[str, Any]
-    tokenizer: LLTokenizer
+    tokens: JsonTokens
     matcher: LLMatcher
     plan: JsonPlan
 
     @property
     def least_tokens(self) -> int:
-        """The smallest budget that gives every string a few tokens; with it, the answer is always complete."""
+        """The smallest budget that gives every value a few tokens; with it, the answer is always complete."""
         return self.plan.least_tokens
 
     @classmethod
-    def compile(cls, schema: Mapping[str, Any], tokenizer: LLTokenizer) -> Grammar:
+    def compile(cls, schema: Mapping[str, Any] | Record, tokens: JsonTokens) -> Grammar:
         """Compile a schema; takes milliseconds.
 
         Args:
-            schema: a flat JSON schema, as :func:`~aiservices.handlers.text.json_budget.read_fields` takes it.
-            tokenizer: whose tokens are to be chosen from.
+            schema: as :func:`~aiservices.handlers.text.json_schema.read_schema` takes or gives it.
+            tokens: which are to be chosen from.
 
         Raises:
-            ServiceError: the schema does not compile, or the tokenizer has no tokens for some of its bytes.
+            InvalidInput: the schema asks for what is not supported.
+            ServiceError: it does not compile, or there are no tokens for some of its bytes.
         """
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_COMPACT))
+        root = schema if isinstance(schema, Record) else read_schema(schema)
+        matcher = LLMatcher(tokens.tokenizer, to_grammar(root))
         if matcher.is_error():
             raise ServiceError(f"the grammar does not compile: {matcher.get_error()}")
-
-        def count(text: bytes) -> int:
-            tokens = tokenizer.tokenize_bytes(text)
-            if tokenizer.decode_bytes(tokens) != text:
-                raise ServiceError(f"the checkpoint's tokenizer has no tokens for {text!r}")
-            return len(tokens)
-
-        return cls(schema, tokenizer, matcher, JsonPlan(read_fields(schema), count))
+        return cls(to_schema(root), tokens, matcher, JsonPlan(root, tokens.count))
 
     def to_bytes(self, tokens: Sequence[int]) -> bytes:
         """Bytes of some tokens."""
-        return self.tokenizer.decode_bytes(list(tokens))
+        return self.tokens.decode(tokens)
 
     def start(self) -> GrammarRun:
         """Begin a row."""
@@ -118,9 +90,12 @@ class GrammarRun:
 
     def __init__(self, grammar: Grammar) -> None:
         self.forced = deque()
+        self._hurried = False
         self.matcher = grammar.matcher.deep_copy()
-        self._tokenizer = grammar.tokenizer
-        self._check_below = grammar.least_tokens
+        self.tokens = grammar.tokens
+        # One token may begin so many items that need not be there; and an answer may stand in some already.
+        self._leap = self.tokens.separators * grammar.plan.item_tokens
+        self._check_below = grammar.least_tokens + self._leap + MAX_DEPTH * grammar.plan.item_tokens
         self._reader = JsonReader(grammar.plan)
         self._unread: list[int] = []
 
@@ -130,7 +105,7 @@ class GrammarRun:
         return self.matcher.is_stopped()
 
     def check_budget(self, remaining_tokens: int) -> None:
-        """Force the next tokens if the budget requires it. Cheap as long as there is plenty.
+        """Force the next tokens, or hurry, if the budget requires it. Cheap as long as there is plenty.
 
         Args:
             remaining_tokens: how many tokens may still come.
@@ -139,8 +114,23 @@ class GrammarRun:
             return
         self._reader.feed(self.to_bytes(self._unread))
         self._unread.clear()
-        for piece in self._reader.forced_text(remaining_tokens):
-            self.forced.extend(self._tokenizer.tokenize_bytes(piece))
+        self._hurried = remaining_tokens <= self._reader.needs() + self._leap
+        if self._hurried:
+            for piece in self._reader.forced_text(remaining_tokens):
+                self.forced.extend(self.tokens.encode(piece))
+
+    def keep_small(self, allowed: NDArray[np.int32]) -> None:
+        """Forbid all but small tokens if the budget requires it; :attr:`JsonTokens.small`.
+
+        Args:
+            allowed: bits of the tokens that the grammar allows, ``[vocabulary / 32]``; changed in place.
+        """
+        if not self._hurried:
+            return
+        small = allowed & self.tokens.small[: len(allowed)]
+        # Where its grammar leaves one way only, llguidance allows no other token than the longest along it.
+        if small.any():
+            allowed[:] = small
 
     def advance(self, token: int) -> None:
         """Take the next token.
@@ -154,7 +144,7 @@ class GrammarRun:
 
     def to_bytes(self, tokens: Sequence[int]) -> bytes:
         """Bytes of some tokens."""
-        return self._tokenizer.decode_bytes(list(tokens))
+        return self.tokens.decode(tokens)
 
 
 class TokenMasks:
@@ -181,6 +171,8 @@ class TokenMasks:
         if not runs:
             return
         self._compute([run.matcher for _, run in runs])
+        for place, (_, run) in enumerate(runs):
+            run.keep_small(self._bits[place])
         forbidden = self._unpack(len(runs))
         if len(runs) == len(logits):
             logits.masked_fill_(forbidden, -float("inf"))

@@ -1,246 +1,191 @@
 """End a JSON object in time: how many tokens the rest can take, and what to write when they run short.
 
-A grammar alone keeps JSON valid only if it is allowed to finish. Here every string gives way in time for those after
-it: it is closed early, and the model goes on with the next one. Nothing is made up: each string keeps at least a few
-tokens of the model's own choosing, for which :attr:`JsonPlan.least_tokens` is the smallest budget.
+A grammar alone keeps JSON valid only if it is allowed to finish. Here every value gives way in time for those after
+it: a string is closed early, an array gets no more items, and the model goes on with the next value. Nothing is made
+up: each value keeps at least a few tokens of the model's own choosing, for which :attr:`JsonPlan.least_tokens` is the
+smallest budget.
+
+Where tokens are short a step must not jump over a decision, as ``","`` does, which ends one item of an array and begins
+another. So then the model chooses among small tokens only: those without a mark of structure, and single bytes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
 
 import attrs
 
-OWN_TOKENS = {"text": 12, "list": 6}
-"""Tokens of the model's own choosing that a string may count on, by kind of field; a choice has its own length."""
-_CHARACTER_TOKENS = 3
-"""Tokens that complete half a character or an escape, at most: the other bytes of it."""
-_ITEM_TOKENS = 3
-"""Tokens that one more string in a list takes, at least: separator, quote and content may be one token each."""
+from aiservices.handlers.text.json_nodes import Choice, Items, Maybe, Node, Number, Record, Text, quoted
+
+OWN_TOKENS, OWN_TOKENS_OF_ITEM, OWN_TOKENS_OF_NUMBER = 12, 6, 6
+"""Tokens of the model's own choosing that a string may count on, by itself and in an array, and a number."""
+_ENDING_TOKENS = 3
+"""Tokens that complete half a character, an escape or a number, at most; and what it costs to cut structure in two."""
 
 CountTokens = Callable[[bytes], int]
 """From bytes to the number of tokens that they take when they are written as they are."""
 
 
-@attrs.frozen
-class Field:
-    """One field of a flat object, in the order in which fields are written."""
-
-    name: str
-    kind: Literal["text", "list", "choice"]
-    choices: tuple[bytes, ...] = ()
-    """For a choice: the strings to choose from, as JSON without the quotes."""
-    min_items: int = 1
-    max_items: int = 1
-    """For a list of strings: how many there are."""
-
-    @property
-    def opening(self) -> bytes:
-        """What stands between the key's first quote and the value's first character."""
-        return _quoted(self.name) + (b':["' if self.kind == "list" else b':"')
+@attrs.frozen(eq=False)
+class Between:
+    """Where an array may end or go on, after one of its items."""
 
 
-def read_fields(schema: Mapping[str, Any]) -> tuple[Field, ...]:
-    """Read the fields of a flat object schema whose last field is a choice between strings.
-
-    Args:
-        schema: JSON schema; each property is a string, an array of strings or an ``enum`` of strings.
-
-    Raises:
-        ValueError: there is no such choice, or it is not the last field.
-    """
-    fields = []
-    for name, value in schema["properties"].items():
-        if "enum" in value:
-            choices = tuple(_quoted(choice)[1:-1] for choice in value["enum"])
-            fields.append(Field(name, "choice", choices=choices))
-        elif value["type"] == "array":
-            fields.append(Field(name, "list", min_items=value["minItems"], max_items=value["maxItems"]))
-        else:
-            fields.append(Field(name, "text"))
-    if fields[-1].kind != "choice" or any(field.kind == "choice" for field in fields[:-1]):
-        raise ValueError("the last field has to be the one that is a choice between strings")
-    return tuple(fields)
-
-
-def _quoted(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()
+BETWEEN = Between()
+Path = tuple[tuple[Record | Items, int], ...]
+"""What a value stands in, the outermost first: objects with the field's place, arrays with the items begun."""
+Place = tuple[Node | Between | None, Path]
+"""Where the model has a choice: before a value (an array there may stay empty), or between items. None: at the end."""
 
 
 class JsonPlan:
-    """What a compact JSON object of some fields costs from any place in it.
+    """What a compact JSON object costs from any place in it.
 
     Args:
-        fields: its fields.
+        root: the object.
         count_tokens: tokens that some bytes take when they are written as they are.
+
+    Attributes:
+        start: what every answer begins with.
+        first: where that leads.
+        least_tokens: the smallest budget in which every value gets its own tokens.
+        item_tokens: what one more item of an array costs, at most; 0 where there can be none.
     """
 
-    def __init__(self, fields: Sequence[Field], count_tokens: CountTokens) -> None:
-        self.fields = tuple(fields)
+    def __init__(self, root: Record, count_tokens: CountTokens) -> None:
         self._count = count_tokens
-        self.end_of_choice = b'"}'
-        self._choice_tokens = max(self.worst(choice + self.end_of_choice) for choice in fields[-1].choices)
-        self._costs: dict[tuple[int, int], int] = {}
-        self.least_tokens = self.worst(self.start) + self.cost(0, 1) + 1
-        """The smallest budget in which every string gets its own tokens."""
+        self._worst: dict[bytes, int] = {b"": 0}
+        self._costs: dict[Place, int] = {}
+        self.start, self.first = self.enter(root, ())
+        self.least_tokens = self.worst(self.start) + self.cost(self.first) + 1
+        self.item_tokens = self._dearest_item(root)
 
-    @property
-    def start(self) -> bytes:
-        """What every object begins with."""
-        return b"{" + self.fields[0].opening
+    def enter(self, node: Node, path: Path) -> tuple[bytes, Place]:
+        """What is written of a value before there is a choice, and where that leads."""
+        match node:
+            case Record():
+                return self._enter_field(b"{", node, 0, path)
+            case Items(item, least, _) if least:
+                text, place = self.enter(item, (*path, (node, 1)))
+                return b"[" + text, place
+            case Items():
+                return b"[", (node, path)
+            case Text():
+                return b'"', (node, path)
+        return b"", (node, path)
 
-    def cost(self, field: int, items: int) -> int:
-        """Tokens from the first character of a string to the end of the object, the string's own tokens included.
+    def leave(self, path: Path, *, deciding: bool = False) -> tuple[bytes, Place]:
+        """What follows a value, and where that leads.
 
         Args:
-            field: index of the string's field.
-            items: strings of this field begun so far, this one included.
+            path: what the value stands in.
+            deciding: stop where an array may go on, instead of ending it.
         """
-        own = OWN_TOKENS.get(self.fields[field].kind, self._choice_tokens)
-        return own + self.cost_to_leave(field, items)
+        if not path:
+            return b"", (None, ())
+        outer, (container, at) = path[:-1], path[-1]
+        if isinstance(container, Record):
+            if at + 1 < len(container.fields):
+                return self._enter_field(b",", container, at + 1, outer)
+            closing = b"}"
+        else:
+            if at < container.least:
+                return self.next_item(path)
+            if deciding and at < container.most:
+                return b"", (BETWEEN, path)
+            closing = b"]"
+        text, place = self.leave(outer, deciding=deciding)
+        return closing + text, place
 
-    def cost_to_leave(self, field: int, items: int) -> int:
-        """Tokens to the end of the object, at most, if the string that is open is closed as soon as it may be."""
-        if self.fields[field].kind == "choice":
-            return self._choice_tokens
-        known = self._costs.get((field, items))
+    def next_item(self, path: Path) -> tuple[bytes, Place]:
+        """What begins one more item of the innermost array, and where that leads."""
+        outer, (array, begun) = path[:-1], path[-1]
+        assert isinstance(array, Items)
+        text, place = self.enter(array.item, (*outer, (array, begun + 1)))
+        return b"," + text, place
+
+    def cost(self, place: Place) -> int:
+        """Tokens from a place to the end of the object, those of the model's own choosing included."""
+        node, path = place
+        # Items beyond the fewest make no difference, and would make as many places as there are answers.
+        place = node, tuple((part, min(at, part.least) if isinstance(part, Items) else at) for part, at in path)
+        known = self._costs.get(place)
         if known is None:
-            bridge, after = self.bridge(field, items)
-            # One token may close a string and begin another one that a list does not need, so each has to be afforded.
-            spare = _ITEM_TOKENS * max(self.fields[field].max_items - items, 0)
-            known = self._costs[field, items] = _CHARACTER_TOKENS + self.worst(bridge) + spare + self.cost(*after)
+            known = self._costs[place] = self._cost(*place)
         return known
 
-    def bridge(self, field: int, items: int) -> tuple[bytes, tuple[int, int]]:
-        """What leads from the end of one string to the beginning of the next one, and which one that is."""
-        if self.fields[field].kind == "list" and items < self.fields[field].min_items:
-            return b'","', (field, items + 1)
-        closing = b'"],' if self.fields[field].kind == "list" else b'",'
-        return closing + self.fields[field + 1].opening, (field + 1, 1)
+    def cost_to_leave(self, place: Place) -> int:
+        """Tokens to the end, at most, if the value that is being written ends as soon as it may."""
+        node, path = place
+        if node is None:
+            return 0
+        text, after = self.leave(path)
+        own = self.dearest(node) if isinstance(node, Choice) else 0
+        return _ENDING_TOKENS + own + self.worst(self.closing(node) + text) + self.cost(after)
 
-    def worst(self, structure: bytes) -> int:
-        """Tokens that what is left of some fixed bytes takes, wherever in them the text stands."""
-        return max(self._count(structure[start:]) for start in range(len(structure)))
+    def closing(self, node: Node | Between) -> bytes:
+        """What ends a value before that which follows it."""
+        return b'"' if isinstance(node, Text) else b""
 
+    def dearest(self, choice: Choice) -> int:
+        """Tokens that what is left of an option takes, at most."""
+        return max(map(self.worst, choice.options))
 
-class JsonReader:
-    """Follows an object as its bytes come, and says what has to be written in time.
+    def worst(self, text: bytes) -> int:
+        """Tokens that what is left of some fixed bytes takes, wherever in them the answer stands."""
+        known = self._worst.get(text)
+        if known is None:
+            known = self._worst[text] = max(self._count(text[start:]) for start in range(len(text)))
+        return known
 
-    Args:
-        plan: what the object is made of.
-    """
+    def _enter_field(self, before: bytes, record: Record, at: int, path: Path) -> tuple[bytes, Place]:
+        name, value = record.fields[at]
+        text, place = self.enter(value, (*path, (record, at)))
+        return before + quoted(name) + b":" + text, place
 
-    def __init__(self, plan: JsonPlan) -> None:
-        self._plan = plan
-        self._field, self._items = 0, 1
-        self._structure = plan.start
-        self._between_items = False
-        self._string = bytearray()
-        self._escaped = False
-        self._missing_bytes = 0
+    def _cost(self, node: Node | Between | None, path: Path) -> int:
+        leaving = self.cost_to_leave((node, path))
+        match node:
+            case Text():
+                in_array = isinstance(path[-1][0], Items)
+                return leaving + (OWN_TOKENS_OF_ITEM if in_array else OWN_TOKENS)
+            case Number():
+                return leaving + OWN_TOKENS_OF_NUMBER
+            case Choice():
+                return leaving + self.dearest(node)
+            case Maybe(value):
+                text, place = self.enter(value, path)
+                return max(leaving + self.worst(b"null"), self.worst(text) + self.cost(place))
+            case Items(item, _, _):
+                text, place = self.enter(item, (*path, (node, 1)))
+                return max(leaving + self.worst(b"]"), self.worst(text) + self.cost(place))
+        return leaving
 
-    def feed(self, text: bytes) -> None:
-        """Take more bytes; they follow the object's grammar."""
-        for byte in text:
-            if self._between_items:
-                self._leave_item(byte)
-            elif self._structure:
-                self._structure = self._structure[1:]
-            else:
-                self._read_string(byte)
+    def _dearest_item(self, node: Node) -> int:
+        match node:
+            case Record(fields):
+                return max(self._dearest_item(value) for _, value in fields)
+            case Maybe(value):
+                return self._dearest_item(value)
+            case Items(item, least, most):
+                one_more = self.worst(b",") + self._weight(item) if most > max(least, 1) else 0
+                return max(one_more, self._dearest_item(item))
+        return 0
 
-    def forced_text(self, remaining_tokens: int) -> tuple[bytes, ...]:
-        """Say what to write now, if one more token of free choice might be one too many; nothing if there is time.
-
-        Args:
-            remaining_tokens: how many tokens may still come.
-
-        Returns:
-            Bytes to write, in pieces that are to become tokens each by itself.
-        """
-        plan, field, items = self._plan, self._field, self._items
-        choice = plan.fields[field].kind == "choice"
-        pieces: tuple[bytes, ...]
-        if self._structure:
-            pieces = (self._structure,)
-            cost = plan.worst(self._structure) + (0 if self._structure == b"}" else plan.cost(field, items))
-        elif choice:
-            pieces, cost = (self._rest_of_choice(),), plan.cost_to_leave(field, items)
-        elif self._between_items:
-            pieces, cost = (plan.bridge(field, items)[0][1:],), plan.cost_to_leave(field, items)
-        elif not self._string:
-            return ()  # its own tokens are counted in, so there is time for one at least
-        else:
-            pieces = (self._end_of_character(), plan.bridge(field, items)[0])
-            cost = plan.cost_to_leave(field, items)
-        return tuple(piece for piece in pieces if piece) if remaining_tokens <= cost else ()
-
-    def _read_string(self, byte: int) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif byte == ord("\\"):
-            self._escaped = True
-        elif byte == ord('"'):
-            self._close_string()
-            return
-        else:
-            self._missing_bytes = self._missing_bytes - 1 if self._missing_bytes else _following(byte)
-        self._string.append(byte)
-
-    def _close_string(self) -> None:
-        self._string.clear()
-        field = self._plan.fields[self._field]
-        if field.kind == "choice":
-            self._structure = b"}"
-        elif field.kind == "list":
-            self._between_items = True
-        else:
-            self._go_to_next_field(b",")
-
-    def _leave_item(self, byte: int) -> None:
-        self._between_items = False
-        if byte == ord(","):
-            self._items += 1
-            self._structure = b'"'
-        else:
-            self._go_to_next_field(b",")
-
-    def _go_to_next_field(self, separator: bytes) -> None:
-        self._field += 1
-        self._items = 1
-        self._structure = separator + self._plan.fields[self._field].opening
-
-    def _end_of_character(self) -> bytes:
-        if self._escaped:
-            return b'"'
-        if not self._missing_bytes:
-            return b""
-        begun = _last_character(self._string)
-        # The first of several following bytes is not free to be anything (RFC 3629, section 4).
-        for follower in (0xA1, 0x91, 0x81):
-            rest = bytes([follower]) + b"\xa1" * (self._missing_bytes - 1)
-            try:
-                (begun + rest).decode()
-            except UnicodeDecodeError:
-                continue
-            return rest
-        raise AssertionError("some byte follows every beginning of a character")
-
-    def _rest_of_choice(self) -> bytes:
-        begun = bytes(self._string)
-        fitting = [choice for choice in self._plan.fields[self._field].choices if choice.startswith(begun)]
-        return min(fitting, key=len)[len(begun) :] + self._plan.end_of_choice
-
-
-def _following(byte: int) -> int:
-    """How many bytes follow the first byte of a character in UTF-8."""
-    return (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0)
-
-
-def _last_character(string: bytes | bytearray) -> bytes:
-    start = len(string) - 1
-    while string[start] & 0xC0 == 0x80:
-        start -= 1
-    return bytes(string[start:])
+    def _weight(self, node: Node) -> int:
+        """What a value costs by itself, at most."""
+        match node:
+            case Text():
+                return OWN_TOKENS + _ENDING_TOKENS + 2 * self.worst(b'"')
+            case Number():
+                return OWN_TOKENS_OF_NUMBER + _ENDING_TOKENS
+            case Choice():
+                return 2 * self.dearest(node) + _ENDING_TOKENS
+            case Maybe(value):
+                return self._weight(value) + self.worst(b"null")
+            case Items(item, least, _):
+                item_weight = self._weight(item) + self.worst(b",")
+                return max(least, 1) * item_weight + _ENDING_TOKENS + self.worst(b"[") + self.worst(b"]")
+            case Record(fields):
+                parts = [self.worst(quoted(name) + b":") + self._weight(value) + 1 for name, value in fields]
+                return sum(parts) + self.worst(b"{") + self.worst(b"}")

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from aiservices.errors import Unavailable
+from aiservices.estimates import MemoryNeed
 from aiservices.handler import InputT, OutputT, StepHandler, Task
 from aiservices.handlers.text.checkpoint import Checkpoint, read_checkpoint
 from aiservices.handlers.text.engine import TextEngine, generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, fit_new_tokens
 from aiservices.handlers.text.loading import load_engine
+from aiservices.handlers.text.memory import estimate_memory
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.torch_runtime import free_memory
 from aiservices.options import read_options
@@ -54,6 +56,11 @@ class TextService(StepHandler[InputT, OutputT]):
             raise Unavailable("the model is not loaded")
         return self._loaded
 
+    @property
+    def most_pictures(self) -> int:
+        """Pictures of one request, at most."""
+        return 1
+
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the checkpoint and answer one tiny request, so that the first job finds everything warm.
 
@@ -64,11 +71,22 @@ class TextService(StepHandler[InputT, OutputT]):
         self.options = read_options(self.Options, options)
         checkpoint = read_checkpoint(model_dir, self.auto_classes)
         pictures = self.read_picture_size(checkpoint)
-        engine = load_engine(checkpoint, device, self.options, pictures)
+        engine = load_engine(checkpoint, device, self.options, pictures, self.most_pictures)
         self._loaded = Loaded(checkpoint, engine)
         self.prepare(self._loaded)
         generate(engine, self.warm_up_requests())
         engine.reset()
+
+    def estimate_memory(
+        self, model_dir: Path, device: str, options: Mapping[str, Any], max_batch_size: int
+    ) -> MemoryNeed:
+        """Estimate what the model takes of its device."""
+        read = read_options(self.Options, options)
+        return estimate_memory(model_dir, device, read, max_batch_size, self.picture_tokens(read))
+
+    def picture_tokens(self, options: Any) -> int:
+        """Say how many tokens the pictures of one prompt take at most."""
+        return 0
 
     def unload(self) -> None:
         """Give the model's memory back."""

@@ -28,10 +28,19 @@ def example(schema: Schema, components: Mapping[str, Schema]) -> Any:
     return _of_type(schema, components)
 
 
+def _is_shown(name: str, schema: Schema) -> bool:
+    """Whether a field is required, or one that an output usually has: without a default, but with an example."""
+    field = schema["properties"][name]
+    return name in schema.get("required", ()) or ("default" not in field and "examples" in field)
+
+
 def _of_type(schema: Schema, components: Mapping[str, Schema]) -> Any:
     match schema.get("type"):
         case "object":
-            return {name: example(schema["properties"][name], components) for name in schema.get("required", ())}
+            properties = schema.get("properties", {})
+            names = [name for name in properties if _is_shown(name, schema)]
+            # Where nothing is required, one field shows what a value looks like: an input takes one of several.
+            return {name: example(properties[name], components) for name in names or list(properties)[:1]}
         case "array":
             return [example(schema.get("items", {}), components)] * max(1, schema.get("minItems", 1))
         case "string":

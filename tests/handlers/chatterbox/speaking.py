@@ -84,6 +84,12 @@ def speak(handler: ChatterboxTextToSpeech, jobs: Sequence[Task[ChatterboxRequest
     return [handler.postprocess(results[one]) for one in jobs]
 
 
+def step_for_ever(handler: ChatterboxTextToSpeech) -> None:
+    """Step until it raises."""
+    while True:
+        handler.step()
+
+
 def say(handler: ChatterboxTextToSpeech, *given: Any, **fields: Any) -> TextToSpeechOutput:
     (output,) = speak(handler, [job(handler, *given, **fields)])
     return output

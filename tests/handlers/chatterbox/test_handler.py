@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,42 @@ def test_the_language_model_may_be_in_bfloat16(checkpoint: Path) -> None:
     handler = loaded(checkpoint, {**PLAIN, "dtype": "bfloat16"})
     assert audio.frame_levels(samples_of(say(handler, exaggeration=0.3)), 24_000).max() > 0.001
     assert same(say(handler, clip=LOW), say(handler, clip=LOW))
+
+
+def test_a_model_that_is_loaded_has_spoken_and_forgotten_it(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiservices.handlers.chatterbox.s3gen import S3GenEngine
+    from aiservices.handlers.chatterbox.t3 import T3Engine
+
+    used: list[str] = []
+    for owner, name in ((T3Engine, "prepare"), (T3Engine, "step"), (S3GenEngine, "render")):
+        usual = getattr(owner, name)
+
+        def noted(*given: Any, name: str = name, usual: Any = usual, **named: Any) -> Any:
+            used.append(name)
+            return usual(*given, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+    handler = loaded(checkpoint)
+    assert list(dict.fromkeys(used)) == ["prepare", "step", "render"]
+    engine = handler._ready.engine
+    assert (len(engine._t3), engine._jobs, len(handler._ready.voices)) == (0, [], 0)
+    handler.unload()
+
+
+def test_a_model_that_cannot_speak_is_not_loaded_and_leaves_no_thread(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiservices.handlers.chatterbox.flow import Flow
+
+    def failing(*_: Any) -> Any:
+        raise ValueError("no sound at all")
+
+    monkeypatch.setattr(Flow, "spectrograms", failing)
+    before, handler = set(threading.enumerate()), ChatterboxTextToSpeech()
+    with pytest.raises(ValueError, match="no sound at all"):
+        handler.load(checkpoint, "cpu", {"cpu_threads": 1})
+    assert handler.voices is None
+    assert set(threading.enumerate()) <= before
 
 
 def test_unload_forgets_the_model_and_the_voices(checkpoint: Path) -> None:

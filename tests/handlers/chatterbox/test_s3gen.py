@@ -20,7 +20,8 @@ tiny_chatterbox.import_library()
 
 import torch  # noqa: E402 - behind the guard of the import above
 
-from aiservices.handlers.chatterbox.s3gen import GenVoice, S3GenEngine, SoundRequest  # noqa: E402
+from aiservices.handlers.chatterbox.flow import GenVoice, SoundRequest  # noqa: E402
+from aiservices.handlers.chatterbox.s3gen import S3GenEngine  # noqa: E402
 
 pytestmark = [
     pytest.mark.chatterbox,
@@ -85,6 +86,11 @@ def requests(meanflow: bool) -> list[SoundRequest]:
     return made
 
 
+def sound(made: Sequence[Samples | Exception]) -> list[Samples]:
+    assert not [one for one in made if isinstance(one, Exception)]
+    return [one for one in made if not isinstance(one, Exception)]
+
+
 def farthest(ours: Sequence[Samples], theirs: Sequence[Samples]) -> float:
     assert [len(one) for one in ours] == [len(one) for one in theirs]
     return max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
@@ -110,12 +116,34 @@ def test_rows_of_different_voices_and_lengths_sound_as_the_library_alone(
     meanflow: bool, max_tokens: int, cores: None
 ) -> None:
     ours = S3GenEngine(model(meanflow), "cpu", steps=2 if meanflow else 10, max_tokens=max_tokens)
-    alone = [ours.render([request])[0] for request in requests(meanflow)]
-    together = ours.render(requests(meanflow))
+    alone = [sound(ours.render([request]))[0] for request in requests(meanflow)]
+    together = sound(ours.render(requests(meanflow)))
     ours.close()
     assert farthest(alone, expected(meanflow)) < 1e-4
     assert farthest(together, expected(meanflow)) < 1e-4
     assert min(float(np.abs(sound).max()) for sound in together) > 0.01
+
+
+@pytest.mark.parametrize("max_frames", [4_000, 450])
+@pytest.mark.parametrize("meanflow", [False, True], ids=["ten steps", "meanflow"])
+def test_a_vocoder_of_all_rows_together_sounds_as_the_library_alone(
+    meanflow: bool, max_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiservices.handlers.chatterbox.vocoder._MAX_FRAMES", max_frames)
+    ours = S3GenEngine(model(meanflow), "cpu", steps=2 if meanflow else 10, max_tokens=16_000)
+    ours._vocoder._together = True
+    groups: list[int] = []
+    grouped = ours._vocoder._grouped
+
+    def noted(rows: Sequence[Any]) -> Any:
+        groups.append(len(rows))
+        return grouped(rows)
+
+    monkeypatch.setattr(ours._vocoder, "_grouped", noted)
+    together = sound(ours.render(requests(meanflow)))
+    ours.close()
+    assert groups == ([5] if max_frames == 4_000 else [2, 2, 1])
+    assert farthest(together, expected(meanflow)) < 1e-4
 
 
 def test_the_global_generator_is_left_alone() -> None:

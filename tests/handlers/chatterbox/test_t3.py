@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from tests.handlers import tiny_chatterbox
+from tests.handlers.chatterbox import judging
 
 if find_spec("chatterbox") is None:
     pytest.skip("the chatterbox extra is not installed: scripts/install chatterbox", allow_module_level=True)
@@ -22,7 +23,8 @@ import torch  # noqa: E402 - behind the guard of the import above
 
 from aiservices.errors import JobFailed  # noqa: E402
 from aiservices.handlers.chatterbox.sampling import Sampling  # noqa: E402
-from aiservices.handlers.chatterbox.t3 import SPEECH_TOKENS, Draw, T3Engine, T3Request  # noqa: E402
+from aiservices.handlers.chatterbox.t3 import T3Engine  # noqa: E402
+from aiservices.handlers.chatterbox.t3_rows import SPEECH_TOKENS, Draw, T3Request  # noqa: E402
 
 pytestmark = [
     pytest.mark.chatterbox,
@@ -84,6 +86,7 @@ def patch() -> Iterator[None]:
         tiny_chatterbox.small_modules(patch)
         loop: Any = importlib.import_module("chatterbox.models.t3.t3")
         patch.setattr(loop, "tqdm", partial(loop.tqdm, disable=True))
+        judging.as_corrected(patch)
         yield
     model.cache_clear()
     expected.cache_clear()
@@ -143,7 +146,8 @@ def theirs_alone(t3: Any, case: Case) -> list[int]:
 
 def engine(variant: str, **options: Any) -> T3Engine:
     tts = tiny_chatterbox.import_library()
-    return T3Engine(model(variant), tts.T3Cond, "cpu", capacity=8, **options)
+    judged = variant == "multilingual"
+    return T3Engine(model(variant), tts.T3Cond, "cpu", capacity=8, judged=judged, **options)
 
 
 def request(ours: T3Engine, case: Case, max_tokens: int = MAX_TOKENS) -> T3Request:
@@ -176,6 +180,16 @@ def test_each_row_says_what_the_library_says(variant: str, options: dict[str, An
     assert run(ours, [request(ours, case) for case in cases(variant)]) == wanted
     requests = [request(ours, case) for case in cases(variant)]
     assert run(ours, requests[:2], requests[2:]) == wanted
+
+
+def test_a_voice_is_embedded_as_the_library_does_without_its_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, tts = CASES[2], tiny_chatterbox.import_library()
+    cond = tts.T3Cond(speaker_emb=case.speaker, cond_prompt_speech_tokens=case.prompt, emotion_adv=torch.zeros(1, 1, 1))
+    with torch.inference_mode():
+        theirs = tiny_copy("english").prepare_conditioning(cond)[0]
+    monkeypatch.setattr(torch.backends.cuda, "sdp_kernel", None)  # it changes how every thread attends
+    ours = engine("english").embedding.condition(case.speaker, case.prompt, case.exaggeration)
+    assert torch.equal(ours, theirs)
 
 
 def test_a_row_that_leaves_does_not_disturb_the_others() -> None:

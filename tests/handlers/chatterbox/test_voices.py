@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,22 @@ import numpy as np
 import pytest
 
 from aiservices.errors import ConfigError, InvalidInput
+from aiservices.handler import Task
 from aiservices.handlers.chatterbox import ChatterboxTextToSpeech
-from tests.handlers.chatterbox.speaking import HIGH, LOW, NEEDS_CHATTERBOX, PLAIN, job, loaded, same, say, speak
+from aiservices.handlers.chatterbox.request import ChatterboxRequest
+from aiservices.handlers.speech_contract import TextToSpeechInput
+from tests.handlers.chatterbox.speaking import (
+    HIGH,
+    LOW,
+    NEEDS_CHATTERBOX,
+    PLAIN,
+    Listener,
+    job,
+    loaded,
+    same,
+    say,
+    speak,
+)
 from tests.handlers.speech_fakes import as_file, voice_like
 
 pytestmark = NEEDS_CHATTERBOX
@@ -39,12 +55,10 @@ def test_a_named_voice_is_taken_from_its_file(handler: ChatterboxTextToSpeech) -
 def test_what_the_model_makes_of_a_clip_is_kept_beside_it(
     handler: ChatterboxTextToSpeech, checkpoint: Path, voices_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aiservices.handlers.chatterbox.voices import VoiceStore
-
     (kept,) = voices_dir.glob("anna.*.voice")
     wanted = say(handler, voice="anna")
     with monkeypatch.context() as unable:
-        unable.setattr(VoiceStore, "make", None)
+        unable.setattr("aiservices.handlers.chatterbox.voices.prepare_clip", None)
         again = loaded(checkpoint, {**PLAIN, "voices_dir": str(voices_dir)})
     assert same(say(again, voice="anna"), wanted)
     kept.write_bytes(b"broken")
@@ -59,19 +73,65 @@ def test_the_voices_of_prompts_are_made_once_and_their_number_is_bounded(
     from aiservices.handlers.chatterbox.voices import VoiceStore
 
     handler = loaded(checkpoint, {**PLAIN, "cached_voices": 2})
-    made: list[str] = []
     make = VoiceStore.make
 
     def counted(store: VoiceStore, clip: Any) -> Any:
         made.append(clip.digest)
         return make(store, clip)
 
+    made: list[str] = []
     monkeypatch.setattr(VoiceStore, "make", counted)
     other = as_file(voice_like(180, seconds=3))
     for clip in (LOW, HIGH, LOW, other, LOW, HIGH):  # HIGH was the one not used for longest when other came
         say(handler, "Hi.", clip)
     assert len(made) == 4
     assert len(handler._ready.voices) == 2
+
+
+def test_a_voice_is_made_before_the_model_is_asked_and_once_for_all_who_want_it(
+    handler: ChatterboxTextToSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiservices.handlers.chatterbox.voices import VoiceStore
+
+    made, make = list[str](), VoiceStore.make
+    clip = as_file(voice_like(210, seconds=4))
+
+    def noted(store: VoiceStore, heard: Any) -> Any:
+        made.append(threading.current_thread().name)
+        return make(store, heard)
+
+    async def preprocess(number: int) -> Task[ChatterboxRequest]:
+        context = Listener(clip)
+        asked = TextToSpeechInput(text="Hi.", audio_prompt_url="https://host/a.wav", seed=number)
+        return Task(await handler.preprocess(asked, context), context)
+
+    async def together() -> list[Task[ChatterboxRequest]]:
+        return await asyncio.gather(*map(preprocess, range(3)))
+
+    monkeypatch.setattr(VoiceStore, "make", noted)
+    jobs = asyncio.run(together())
+    assert len(made) == 1
+    assert threading.current_thread().name not in made
+    monkeypatch.setattr(VoiceStore, "make", None)  # the model's thread makes none
+    assert len(speak(handler, jobs)) == 3
+
+
+def test_a_clip_that_cannot_be_listened_to_fails_its_job_alone(
+    handler: ChatterboxTextToSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiservices.handlers.chatterbox.voices import VoiceStore
+
+    wanted, make = say(handler), VoiceStore.make
+    good = job(handler)
+
+    def failing(store: VoiceStore, heard: Any) -> Any:
+        raise ValueError("the voice encoder stumbled")
+
+    monkeypatch.setattr(VoiceStore, "make", failing)
+    with pytest.raises(ValueError, match="stumbled"):
+        job(handler, clip=as_file(voice_like(205, seconds=4)))
+    monkeypatch.setattr(VoiceStore, "make", make)
+    assert same(speak(handler, [good])[0], wanted)
 
 
 def test_a_voice_is_not_changed_by_its_use_and_holds_no_gradients(handler: ChatterboxTextToSpeech) -> None:
@@ -90,13 +150,14 @@ def test_a_voice_is_not_changed_by_its_use_and_holds_no_gradients(handler: Chatt
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # half a minute where nobody else computes
 def test_memory_does_not_grow_with_the_number_of_voices(handler: ChatterboxTextToSpeech) -> None:
-    from aiservices.handlers.chatterbox.voices import Clip
+    from aiservices.handlers.chatterbox.clips import Clip
 
     at_24k, at_16k = (voice_like(120, seconds=3, sample_rate=rate) for rate in (24_000, 16_000))
     sizes = []
     for number in range(500):
         clip = Clip(np.roll(at_24k, 3 * number), np.roll(at_16k, 2 * number), f"voice {number}")
-        handler._ready.voices.of_clip(clip)
+        voices = handler._ready.voices
+        voices._keep(clip.digest, voices.make(clip))
         if number in (19, 499):
             say(handler, "Hi.", LOW)
             sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)

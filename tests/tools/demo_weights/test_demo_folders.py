@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aiservices.handlers.mistral import Listing
+from aiservices.handlers.listing import Listing
 from aiservices.handlers.qwen import DEFAULT_PROMPT as DESCRIBE_PROMPT
 from tools.demo_weights.evaluate import DESCRIBE_FOLDER, LISTING_FOLDER, Describer, Lister
 from tools.demo_weights.examples import EXAMPLE_FOLDER, EXAMPLES, draw_examples

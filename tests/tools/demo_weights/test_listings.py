@@ -5,8 +5,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from aiservices.handlers.mistral import DEFAULT_CATEGORIES
-from aiservices.handlers.mistral import Listing as ServedListing
+from aiservices.handlers.listing import DEFAULT_CATEGORIES
+from aiservices.handlers.listing import Listing as ServedListing
 from tools.demo_weights.listings import Example, listing_of, random_example, ware_of
 from tools.demo_weights.products import OBJECTS, Product
 from tools.demo_weights.wares import CATEGORY_NAMES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ import pytest
 from msgspec import Meta
 
 from aiservices.handler import BatchHandler, Task, output_file
+from aiservices.inputs import read_input
 from aiservices.settings import ServerConfig
 from aiservices.transports.http.examples import example
 from aiservices.transports.http.jobs import OPERATIONS
@@ -210,6 +212,29 @@ async def test_keys_are_asked_for_where_they_are_needed(aiohttp_client: MakeClie
     assert document["security"] == [{"key": []}]
     assert document["paths"]["/readyz"]["get"]["security"] == []
     assert "security" not in document["paths"]["/metrics"]["get"]
+
+
+def test_an_example_shows_what_is_required_or_usual_and_at_least_something() -> None:
+    url, word = {"type": "string", "examples": ["https://example.com"], "default": None}, {"type": "string"}
+    assert example({"type": "object", "properties": {"a": url, "b": url}}, {}) == {"a": "https://example.com"}
+    usual = {"type": "string", "examples": ["x"]}
+    properties = {"n": {"const": 1}, "usual": usual, "rare": word, "left_out": url}
+    assert example({"type": "object", "properties": properties, "required": ["n"]}, {}) == {"n": 1, "usual": "x"}
+    assert example({"type": "object"}, {}) == {}
+
+
+@pytest.mark.parametrize("module", ["qwen:DescribeImage", "mistral:GenerateDescription"])
+async def test_examples_of_the_text_services_fit_their_schemas(aiohttp_client: MakeClient, module: str) -> None:
+    path, _, name = module.partition(":")
+    handler = getattr(importlib.import_module(f"aiservices.handlers.{path}"), name)
+    client = await aiohttp_client(make_app(handler, load="first_use"))
+    document = await document_of(client)
+    for content in [content for content in _contents(document) if "example" in content]:
+        schema = {**content["schema"], "components": document["components"]}
+        schema_validation.OAS31Validator(schema).validate(content["example"])
+    inputs = document["components"]["schemas"][handler.Input.__name__]
+    shown = example(inputs, document["components"]["schemas"])
+    handler().validate(read_input(handler.Input, shown))
 
 
 def test_an_example_of_an_unknown_type_is_null() -> None:

@@ -28,7 +28,8 @@ def own_engine(model: Path, work: Sequence[Work], rows: int, engine: str = "own"
     from aiservices.handlers.text.checkpoint import read_checkpoint
     from aiservices.handlers.text.engine import WarmUpContext, generate
     from aiservices.handlers.text.generation import GenerationRequest
-    from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+    from aiservices.handlers.text.grammar import Grammar
+    from aiservices.handlers.text.json_tokens import read_tokenizer
     from aiservices.handlers.text.loading import load_engine
     from aiservices.handlers.text.options import GenerationOptions
 

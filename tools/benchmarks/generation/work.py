@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from aiservices.handlers.mistral import DEFAULT_CATEGORIES, build_prompt, build_schema
+from aiservices.handlers.listing import DEFAULT_CATEGORIES, build_prompt, build_schema
 
 DEMO = Path(__file__).parents[3] / "aiservices" / "demo" / "mistral"
 _LEAST_TOKENS, _MOST_TOKENS = 150, 230

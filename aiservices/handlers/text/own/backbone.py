@@ -16,8 +16,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from aiservices.errors import ServiceError
 from aiservices.handlers.text.generation import Prompt
+from aiservices.handlers.text.own.padded_decoder import PaddedDecoder
+from aiservices.handlers.text.own.picture_cache import Features, PictureCache
 from aiservices.handlers.text.own.picture_reader import Pictures
 from aiservices.handlers.text.own.slot_cache import SlotCache
+from aiservices.handlers.text.own.vision_windows import batch_windows
 
 
 @attrs.define(eq=False)
@@ -67,12 +70,22 @@ class Backbone:
         self.window: int = config.max_position_embeddings
         self.device = device
         self.model = model
+        self.padded: PaddedDecoder | None = None
         self._eager = config._attn_implementation == "eager"
         parts: Any = model
         self._embed = parts.get_input_embeddings()
         self._decoder = parts.get_decoder()
         self._head = parts.get_output_embeddings()
-        self.vocabulary: int = self._head.weight.shape[0]
+        self.bytes_per_token = _bytes_per_token(config, self._embed.weight.dtype)
+        self.vocabulary: int = self._head.out_features
+
+    def pad_steps(self, *, graphs: bool) -> None:
+        """Decode in few shapes from now on, over caches that are padded.
+
+        Args:
+            graphs: whether each shape is captured as a CUDA graph.
+        """
+        self.padded = PaddedDecoder(self._step, self.device, graphs=graphs)
 
     def prepare(self, asked: Sequence[Prompt]) -> Prompts:
         """Embed prompts that are to be read together."""
@@ -112,19 +125,32 @@ class Backbone:
             Logits, ``[rows, vocabulary]`` in float32.
         """
         places = cache.begin_step()
+        if self.padded is not None:
+            logits = self.padded.decode(tokens, cache, rope_deltas)
+        else:
+            logits = self._step(torch.tensor(tokens, device=self.device), places, rope_deltas, cache)
+        cache.end_step()
+        return logits
+
+    def _step(
+        self, tokens: torch.Tensor, places: torch.Tensor, rope_deltas: torch.Tensor, cache: SlotCache
+    ) -> torch.Tensor:
+        """Compute a step of tensors only, so that it can be captured."""
         mask = cache.mask()
-        if mask is not None and self._eager:
-            dtype = self._head.weight.dtype
+        if self._eager:
+            dtype = self._embed.weight.dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         hidden = self._decoder(
-            inputs_embeds=self._embed(torch.tensor(tokens, device=self.device)[:, None]),
+            inputs_embeds=self._embed(tokens[:, None]),
             attention_mask=mask,
             position_ids=self._step_positions(places, rope_deltas),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        cache.end_step()
         return self._logits(hidden[:, -1])
+
+    def forget(self) -> None:
+        """Give back what is kept from one prompt for the next."""
 
     def _step_positions(self, places: torch.Tensor, rope_deltas: torch.Tensor) -> torch.Tensor:
         return places[:, None]
@@ -142,9 +168,11 @@ class Backbone:
 class PictureBackbone(Backbone):
     """A Qwen-VL decoder: positions are text, time, height and width, and prompts may hold a picture each."""
 
-    def __init__(self, model: PreTrainedModel, device: str) -> None:
+    def __init__(self, model: PreTrainedModel, device: str, picture_cache_bytes: int = 0) -> None:
         super().__init__(model, device)
         self._vision: Any = model.model
+        self._seen = PictureCache(picture_cache_bytes)
+        batch_windows(self._vision.visual)
 
     def prepare(self, asked: Sequence[Prompt]) -> Prompts:
         """Embed prompts that are to be read together, pictures included."""
@@ -156,20 +184,48 @@ class PictureBackbone(Backbone):
         for row, content in contents:
             tokens = len(content.places)
             prompts.position_ids[1:, row, :tokens] = content.position_ids.to(self.device)
+            prompts.position_ids[1:, row, tokens:] += content.rope_delta  # of an answer that is read again
             prompts.pictures[row, :tokens] = content.places.to(self.device)
         if contents:
             self._look(prompts, [content for _, content in contents])
         return prompts
 
-    def _look(self, prompts: Prompts, pictures: Sequence[Pictures]) -> None:
-        seen = self._vision.get_image_features(
-            torch.cat([picture.pixel_values for picture in pictures]).to(self.device),
-            torch.cat([picture.grid_thw for picture in pictures]).to(self.device),
-            return_dict=True,
-        )
-        features = torch.cat(seen.pooler_output).to(prompts.embeddings.dtype)
-        prompts.embeddings[prompts.pictures] = features
-        prompts.deep_features = [torch.cat(layer) for layer in getattr(seen, "deepstack_features", None) or []]
+    def forget(self) -> None:
+        """Give back what is kept of pictures."""
+        self._seen.clear()
+
+    def _look(self, prompts: Prompts, contents: Sequence[Pictures]) -> None:
+        """Put what the tower sees where the pictures stand; each distinct picture is looked at once."""
+        known: dict[bytes, Features] = {}
+        unseen: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
+        for content in contents:
+            patches = torch.split(content.pixel_values, content.grid_thw.prod(dim=1).tolist())
+            for key, pixels, grid in zip(content.keys, patches, content.grid_thw, strict=True):
+                kept = self._seen.get(key)
+                if kept is None:
+                    unseen[key] = pixels, grid
+                else:
+                    known[key] = kept
+        if unseen:
+            looked = self._look_at(list(unseen.values()))
+            for key, features in zip(unseen, looked, strict=True):
+                known[key] = features
+                self._seen.put(key, features)
+        ordered = [known[key] for content in contents for key in content.keys]
+        prompts.embeddings[prompts.pictures] = torch.cat([features.seen for features in ordered])
+        prompts.deep_features = [torch.cat(layer) for layer in zip(*(f.deep for f in ordered), strict=True)]
+
+    def _look_at(self, pictures: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Features]:
+        pixels = [patches.to(self.device, non_blocking=True) for patches, _ in pictures]
+        grids = torch.stack([grid for _, grid in pictures]).to(self.device)
+        out = self._vision.get_image_features(torch.cat(pixels), grids, return_dict=True)
+        deep = getattr(out, "deepstack_features", None) or []
+        dtype = self._embed.weight.dtype
+        # Copies, because a part of a tensor keeps all of it.
+        return [
+            Features(seen.to(dtype).clone(), tuple(layer[number].clone() for layer in deep))
+            for number, seen in enumerate(out.pooler_output)
+        ]
 
     def _step_positions(self, places: torch.Tensor, rope_deltas: torch.Tensor) -> torch.Tensor:
         positions = places.expand(4, -1).clone()
@@ -191,6 +247,12 @@ def _picture_arguments(prompts: Prompts, start: int, end: int) -> dict[str, Any]
         return {}
     features = [layer[first:last] for layer in prompts.deep_features]
     return {"visual_pos_masks": visible, "deepstack_visual_embeds": features}
+
+
+def _bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """Memory of one token's keys and values."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize)
 
 
 def _check_attention(config: Any) -> None:

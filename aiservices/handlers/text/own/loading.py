@@ -14,9 +14,12 @@ from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.own.backbone import Backbone, PictureBackbone
 from aiservices.handlers.text.own.dequantised import source_of_weights
 from aiservices.handlers.text.own.engine import OwnEngine
+from aiservices.handlers.text.own.packed_linear import pack_weights
 from aiservices.handlers.text.own.picture_reader import PictureReader
+from aiservices.handlers.text.own.prefix_cache import PrefixCache
+from aiservices.handlers.text.own.room import bound_of_cache
 from aiservices.handlers.text.picture_size import PictureSize
-from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype
+from aiservices.handlers.torch_runtime import prepare_torch, resolve_dtype, take_device
 
 
 def load_engine(
@@ -34,16 +37,30 @@ def load_engine(
         ServiceError: weights are missing, or are of a kind that this engine cannot run.
     """
     prepare_torch(options.cpu_threads)
+    take_device(device)
     model = load_weights(checkpoint, device, options)
+    if pictures is None:
+        _drop_vision(model)
+    parts: Any = model
+    pack_weights(model, parts.get_decoder(), device, options.weights)
     reader = None
     if pictures is not None:
-        reader = PictureReader(model, pictures)
-        backbone: Backbone = PictureBackbone(model, device)
+        reader = PictureReader(model, pictures, device)
+        backbone: Backbone = PictureBackbone(model, device, options.picture_cache_mib << 20)
     else:
-        _drop_vision(model)
         backbone = Backbone(model, device)
+    if device.startswith("cuda") and options.cuda_graphs:
+        backbone.pad_steps(graphs=True)
     chat = checkpoint.chat
-    return OwnEngine(backbone, chat.backend, checkpoint.stop_ids, options.prefill_chunk_tokens, reader)
+    return OwnEngine(
+        backbone,
+        chat.backend,
+        checkpoint.stop_ids,
+        max(options.prefill_chunk_tokens, reader.most_tokens if reader else 0),  # a picture is read in one piece
+        reader,
+        cache_tokens=bound_of_cache(backbone, options.cache_tokens),
+        prefixes=PrefixCache() if options.prefix_caching else None,
+    )
 
 
 def load_weights(checkpoint: Checkpoint, device: str, options: GenerationOptions) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ class Pictures:
         rope_delta: what to add to an answer token's place to get its position: pictures span fewer positions than
             tokens.
         places: which of the prompt's tokens are pictures', ``[prompt_tokens]``.
+        keys: what names each picture: the same for the same pixels.
     """
 
     pixel_values: torch.Tensor
@@ -32,6 +34,7 @@ class Pictures:
     position_ids: torch.Tensor
     rope_delta: int
     places: torch.Tensor
+    keys: Sequence[bytes]
 
 
 class PictureReader:
@@ -43,10 +46,13 @@ class PictureReader:
     Args:
         model: whose pictures.
         size: how large they may be.
+        device: where the model lives.
     """
 
-    def __init__(self, model: PreTrainedModel, size: PictureSize) -> None:
+    def __init__(self, model: PreTrainedModel, size: PictureSize, device: str = "cpu") -> None:
         parts: Any = model
+        self._dtype = parts.get_input_embeddings().weight.dtype
+        self._pinned = device.startswith("cuda")
         self._positions = parts.model.get_rope_index
         self._picture_id: int = parts.config.image_token_id
         self._size = size
@@ -67,5 +73,29 @@ class PictureReader:
         ids = torch.tensor([widened])
         places = ids == self._picture_id
         positions, deltas = self._positions(ids, places.int(), image_grid_thw=grid)
-        content = Pictures(features["pixel_values"], grid, positions[:, 0], int(deltas[0]), places[0])
+        content = Pictures(
+            self._ready(features["pixel_values"]),
+            grid,
+            positions[:, 0],
+            int(deltas[0]),
+            places[0],
+            [_key(picture) for picture in pictures],
+        )
         return Prompt(widened, int(places.sum()), content)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the largest picture."""
+        return self._size.most_pixels // self._size.side**2
+
+    def _ready(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Take the model's type, and memory that a GPU reads by itself: here, where no model waits."""
+        pixels = pixels.to(self._dtype)
+        return pixels.pin_memory() if self._pinned else pixels
+
+
+def _key(picture: PilImage) -> bytes:
+    """Name a picture by its pixels, of which the processor always makes the same; 10 ms for 4 megapixels."""
+    digest = hashlib.blake2b(repr((picture.size, picture.mode)).encode(), digest_size=16)
+    digest.update(picture.tobytes())
+    return digest.digest()

@@ -1,18 +1,23 @@
 """Read the prompts of rows that join, a bounded piece a step. Imports torch: import it inside ``load``.
 
-Prompts wait in order of arrival. Those that fit into one piece are read together; one that cannot be read fails alone.
+Prompts wait in order of arrival, and for room among the rows that decode. Those that fit into one piece and begin alike
+are read together; one that cannot be read fails alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 import torch
 
 from aiservices.handlers.text.own.backbone import Backbone, Prompts
+from aiservices.handlers.text.own.prefix_cache import PrefixCache
 from aiservices.handlers.text.own.row import OwnRow
+
+Fits = Callable[[Sequence[int]], bool]
+"""Tells whether rows of so many tokens each would have room among those that decode."""
 
 
 @attrs.frozen(eq=False)
@@ -59,10 +64,12 @@ class PromptReader:
     Args:
         backbone: the model.
         chunk_tokens: how many prompt tokens one step reads at most.
+        prefixes: beginnings that need no reading.
     """
 
-    def __init__(self, backbone: Backbone, chunk_tokens: int) -> None:
+    def __init__(self, backbone: Backbone, chunk_tokens: int, prefixes: PrefixCache | None = None) -> None:
         self._backbone = backbone
+        self._prefixes = prefixes or PrefixCache(0)
         self._chunk_tokens = chunk_tokens
         self._waiting: deque[OwnRow] = deque()
         self._alone: set[OwnRow] = set()  # to be read by themselves, because reading them in company failed
@@ -75,22 +82,30 @@ class PromptReader:
         """Let a row wait for its turn."""
         self._waiting.append(row)
 
-    def read(self) -> PromptsRead | PromptUnreadable | None:
+    def put_back(self, row: OwnRow) -> None:
+        """Let a row that had to make way for others be the next."""
+        self._waiting.appendleft(row)
+
+    def read(self, fits: Fits = lambda lengths: True) -> PromptsRead | PromptUnreadable | None:
         """Read one piece.
+
+        Args:
+            fits: asked before prompts are begun.
 
         Returns:
             The rows that were read to their end or the one that failed, which leave the reader by that; None if there
-            are none.
+            are none, or the next one has no room yet.
 
         Raises:
             torch.AcceleratorError: the device is broken, which is no row's fault.
         """
         if self._reading is None and not self._waiting:
             return None
-        rows = self._reading.present if self._reading else self._next_rows()
+        rows = self._reading.present if self._reading else self._next_rows(fits)
+        if not rows:
+            return None
         try:
-            reading = self._reading or _Reading(rows, self._backbone.prepare([row.request.prompt for row in rows]))
-            self._reading = reading
+            reading = self._reading = self._reading or self._begin(rows)
             logits = self._backbone.read(reading.prompts, max(1, self._chunk_tokens // len(reading.rows)))
         except Exception as error:
             self._reading = None
@@ -98,6 +113,7 @@ class PromptReader:
         if logits is None:
             return None
         self._reading = None
+        self._prefixes.learn([row.prompt for row in reading.rows], reading.prompts)
         return _taken_out(reading, logits)
 
     def evict(self, leaving: Collection[int]) -> None:
@@ -118,16 +134,40 @@ class PromptReader:
         self._waiting.clear()
         self._alone.clear()
         self._reading = None
+        self.forget()
 
-    def _next_rows(self) -> list[OwnRow]:
-        """Take prompts that together are read in one step, or one that is too long for that."""
-        rows = [self._waiting.popleft()]
-        widest = len(rows[0].request.prompt.token_ids)
-        while self._waiting and not (rows[0] in self._alone or self._waiting[0] in self._alone):
-            widest = max(widest, len(self._waiting[0].request.prompt.token_ids))
-            if widest * (len(rows) + 1) > self._chunk_tokens:
+    def forget(self) -> None:
+        """Give back the beginnings that are kept."""
+        self._prefixes.clear()
+
+    def _begin(self, rows: list[OwnRow]) -> _Reading:
+        asked = [row.prompt for row in rows]
+        prompts = self._backbone.prepare(asked)
+        prefix = self._prefixes.find(asked[0])
+        if prefix is not None:
+            prefix.put_into(prompts)
+        return _Reading(rows, prompts)
+
+    def _next_rows(self, fits: Fits) -> list[OwnRow]:
+        """Take prompts that together are read in one step, or one that is too long for that; none if none has room."""
+        first = self._waiting[0].prompt
+        prefix, alone = self._prefixes.find(first), self._waiting[0] in self._alone
+        known = len(prefix.token_ids) if prefix else 0
+        lengths: list[int] = []
+        for row in self._waiting:
+            prompt = row.prompt
+            widest = max([*lengths, len(prompt.token_ids)]) - known
+            if lengths and (
+                alone
+                or row in self._alone
+                or widest * (len(lengths) + 1) > self._chunk_tokens
+                or self._prefixes.find(prompt) is not prefix
+            ):
                 break
-            rows.append(self._waiting.popleft())
+            if not fits([*lengths, len(prompt.token_ids)]):
+                break
+            lengths.append(len(prompt.token_ids))
+        rows = [self._waiting.popleft() for _ in lengths]
         self._alone.difference_update(rows)
         return rows
 

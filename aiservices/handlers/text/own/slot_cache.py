@@ -14,6 +14,8 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _COLUMN_STEP = 64
+_PADDED_STEP = 256
+_PADDED_SLOTS = 8
 
 
 class SlotCache(Cache):
@@ -21,22 +23,50 @@ class SlotCache(Cache):
 
     Args:
         device: where the rows live.
+        limit: tokens that the buffers have room for at most, slots times columns; None for no bound.
+        padded: whether steps come in few shapes, their rows a power of two and their columns a multiple of 256, and
+            the buffers stay where they are as long as they are large enough.
     """
 
     lengths: list[int]
     """How many tokens each slot holds."""
+    version: int
+    """Changes when the buffers do."""
     _own_layers: list[SlotLayer]
     _index: tuple[torch.Tensor, torch.Tensor] | None
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, limit: int | None = None, *, padded: bool = False) -> None:
         super().__init__(layers=[])
-        self._device = device
+        self._device, self._padded = device, padded
+        self.limit = limit
+        self.version = 0
         self.clear()
 
     @property
     def width(self) -> int:
         """Columns that a decoding step reads, that of the new token included."""
-        return max(self.lengths) + 1
+        exact = max(self.lengths) + 1
+        return min(_round_up(exact, _PADDED_STEP), self._columns) if self._padded else exact
+
+    @property
+    def rows(self) -> int:
+        """Rows that a decoding step has, those that pad it included."""
+        count = len(self.lengths)
+        return min(1 << (count - 1).bit_length(), self._slots) if self._padded else count
+
+    def has_room(self, lengths: Sequence[int] = (), spare: int = 1) -> bool:
+        """Tell whether rows fit in beside those that are there.
+
+        Args:
+            lengths: tokens of each row that would join.
+            spare: tokens that each row is to have room for beside those it holds.
+        """
+        return self.limit is None or self.needed(lengths, spare) <= self.limit
+
+    def needed(self, lengths: Sequence[int] = (), spare: int = 1) -> int:
+        """Count the tokens that the buffers need room for at least, with these rows beside those that are there."""
+        rows = [*self.lengths, *lengths]
+        return len(rows) * _round_up(max(rows) + spare) if rows else 0
 
     def join(self, prefilled: DynamicCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Take rows over from a right-padded prefill.
@@ -78,7 +108,7 @@ class SlotCache(Cache):
         if slot != last:
             self.lengths[slot] = moved
         self._index = None
-        if not self.lengths:
+        if not self.lengths and not self._padded:
             self.clear()
 
     def clear(self) -> None:
@@ -88,6 +118,8 @@ class SlotCache(Cache):
         self.layers = self._own_layers  # type: ignore[assignment]  # a list of one subclass, which only this class changes
         self._slots = self._columns = 0
         self._index = None
+        self._places: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.version += 1
 
     def begin_step(self) -> torch.Tensor:
         """Make room for one more token per row.
@@ -95,43 +127,58 @@ class SlotCache(Cache):
         Returns:
             The column that each row's new token takes, which is also its position, as ``[rows]``.
         """
-        self._fit(len(self.lengths), self.width)
+        self._fit(len(self.lengths), max(self.lengths) + 1)
         return self.index[1]
 
     def end_step(self) -> None:
         """Count the token that the step wrote for every row."""
         self.lengths = [length + 1 for length in self.lengths]
         if self._index is not None:
-            self._index[1].add_(1)
+            self._index[1][: len(self.lengths)].add_(1)
 
     @property
     def index(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slot and column of each row's new token, each ``[rows]``."""
+        """Slot and column of each row's new token, each ``[rows]``; padding rows write to column 0 of free slots."""
         if self._index is None:
-            rows = torch.arange(len(self.lengths), device=self._device)
-            self._index = rows, torch.tensor(self.lengths, device=self._device)
+            rows = self.rows
+            columns = torch.tensor([*self.lengths, *[0] * (rows - len(self.lengths))], device=self._device)
+            if not self._padded:
+                self._index = torch.arange(rows, device=self._device), columns
+            elif rows in self._places:
+                self._index = self._places[rows]
+                self._index[1].copy_(columns)
+            else:
+                self._index = self._places[rows] = torch.arange(rows, device=self._device), columns
         return self._index
 
-    def mask(self) -> torch.Tensor | None:
-        """Which columns each row may look at, ``[rows, 1, 1, width]``; None if each may look at all of them."""
-        if min(self.lengths) + 1 == self.width:
-            return None
+    def mask(self) -> torch.Tensor:
+        """Which columns each row may look at, ``[rows, 1, 1, width]``.
+
+        Made for rows of equal length too: without a mask transformers has SDPA repeat the heads, which takes six times
+        as long on a CPU in bfloat16 as the heads side by side that it makes beside a mask.
+        """
         columns = torch.arange(self.width, device=self._device)
         return (columns <= self.index[1][:, None])[:, None, None]
 
     def _fit(self, slots: int, columns: int, joining: Sequence[Any] = ()) -> None:
         """Grow the buffers by half at least where they are too small; shrink them if rows join that need much less."""
         too_small = slots > self._slots or columns > self._columns
-        too_big = joining and self._slots * self._columns >= 4 * max(slots, 4) * _round_up(columns)
+        too_big = joining and not self._padded and self._slots * self._columns >= 4 * max(slots, 4) * _round_up(columns)
         if not too_small and not too_big:
             return
+        wide, many = _round_up(columns), 1 << (slots - 1).bit_length()
         if too_small and self._columns < columns:
-            columns = max(columns, self._columns + self._columns // 2)
-        self._columns = max(_round_up(columns), 0 if too_big else self._columns)
-        self._slots = 1 << (slots - 1).bit_length()
+            wide = _round_up(max(columns, self._columns + self._columns // 2))
+        wide = max(wide, 0 if too_big else self._columns)
+        if self._padded:
+            many, wide = max(many, self._slots, _PADDED_SLOTS), _round_up(wide, _PADDED_STEP)
+        if self.limit is not None and many * wide > self.limit:
+            many, wide = slots, max(_round_up(columns), min(wide, self.limit // slots // _COLUMN_STEP * _COLUMN_STEP))
         held, width = len(self.lengths), max(self.lengths, default=0)
         for layer, like in zip(self._own_layers, joining or self._own_layers, strict=True):
-            layer.resize(like.keys, like.values, self._slots, self._columns, held, width)
+            layer.resize(like.keys, like.values, many, wide, held, width)
+        self.version += 1
+        self._slots, self._columns = many, wide  # said last: where memory runs out half-way, all is done again
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__ has no types
@@ -171,7 +218,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         slots, columns = cache.index
         self.keys[slots, :, columns] = key_states[:, :, 0]
         self.values[slots, :, columns] = value_states[:, :, 0]
-        rows, width = len(cache.lengths), cache.width
+        rows, width = cache.rows, cache.width
         return self.keys[:rows, :, :width], self.values[:rows, :, :width]
 
     def get_seq_length(self) -> int:
@@ -183,5 +230,5 @@ class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
         return self._cache.width, 0
 
 
-def _round_up(columns: int) -> int:
-    return -(-columns // _COLUMN_STEP) * _COLUMN_STEP
+def _round_up(columns: int, step: int = _COLUMN_STEP) -> int:
+    return -(-columns // step) * step

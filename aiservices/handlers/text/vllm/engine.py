@@ -200,6 +200,10 @@ class VllmEngine:
             row.tokens.extend(output.outputs[0].token_ids)
             if output.finished:
                 self._finish(row, output.outputs[0].finish_reason)
+            elif row.stops():
+                self._ended.append((row.task, row.finish("stop", drop_last=False)))
+                self._abort([name])
+                return
             else:
                 row.write(now_s)
                 return

@@ -8,16 +8,16 @@ of allowed tokens then holds one token only.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from threading import Lock
-from typing import Any
 
 import torch
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
 
 from aiservices.errors import JobFailed
-from aiservices.handlers.text.grammar import Grammar, GrammarRun
+from aiservices.handlers.text.grammar import GrammarRun
+from aiservices.handlers.text.grammar_cache import GrammarCache
+from aiservices.handlers.text.json_schema import read_schema
+from aiservices.handlers.text.json_tokens import JsonTokens
 from aiservices.handlers.text.vllm.plugin import BUDGET_KEY
 
 _CACHED_SCHEMAS = 64
@@ -28,8 +28,7 @@ class BudgetBackend(GuidanceBackend):  # type: ignore[misc]  # vllm may be absen
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._grammars: OrderedDict[str, Grammar] = OrderedDict()
-        self._lock = Lock()  # vLLM compiles on several threads
+        self._grammars = GrammarCache(JsonTokens.of(self.ll_tokenizer), _CACHED_SCHEMAS)
 
     def compile_grammar(
         self, request_type: StructuredOutputOptions, grammar_spec: str, stop_token_ids: set[int] | None = None
@@ -39,16 +38,8 @@ class BudgetBackend(GuidanceBackend):  # type: ignore[misc]  # vllm may be absen
         if BUDGET_KEY not in schema:
             return super().compile_grammar(request_type, grammar_spec, stop_token_ids)
         max_tokens = schema.pop(BUDGET_KEY)
-        return BudgetGrammar(self._grammar(schema).start(), max_tokens, self.ll_tokenizer.eos_token)
-
-    def _grammar(self, schema: dict[str, Any]) -> Grammar:
-        key = json.dumps(schema)
-        with self._lock:
-            grammar = self._grammars.pop(key, None) or Grammar.compile(schema, self.ll_tokenizer)
-            self._grammars[key] = grammar
-            if len(self._grammars) > _CACHED_SCHEMAS:
-                self._grammars.popitem(last=False)
-            return grammar
+        grammar = self._grammars.get(read_schema(schema))
+        return BudgetGrammar(grammar.start(), max_tokens, self.ll_tokenizer.eos_token)
 
 
 class BudgetGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # as above
@@ -92,6 +83,7 @@ class BudgetGrammar(StructuredOutputGrammar):  # type: ignore[misc]  # as above
         else:
             row = bitmask[idx]
             self._run.matcher.unsafe_compute_mask_ptr(row.data_ptr(), row.numel() * row.element_size())
+            self._run.keep_small(row.numpy())
 
     def validate_tokens(self, tokens: list[int]) -> list[int]:
         """Say which of some drafted tokens would be allowed: none is drafted here."""

@@ -78,10 +78,10 @@ function choose(name) {
   byId("service-title").textContent = name;
   byId("service-about").textContent = schema.description ?? "";
   fields = buildFields(schema, resolve, showCurl);
-  byId("fields").replaceChildren(...fields.filter((field) => field.required).map((field) => field.element));
-  byId("optional").replaceChildren(...fields.filter((field) => !field.required).map((field) => field.element));
+  byId("fields").replaceChildren(...fields.filter((field) => field.shown).map((field) => field.element));
+  byId("optional").replaceChildren(...fields.filter((field) => !field.shown).map((field) => field.element));
   byId("more").firstChild.textContent = `More settings (${byId("optional").childElementCount})`;
-  byId("more").hidden = fields.every((field) => field.required);
+  byId("more").hidden = fields.every((field) => field.shown);
   clearResult();
   showCurl();
   showNotice();
@@ -99,7 +99,6 @@ function showNotice() {
 }
 
 const inputSchema = () => resolve(schemas[`${current}.Run`].properties.input.anyOf[0].$ref);
-const outputSchema = () => resolve(schemas[`${current}.Job`].properties.output.anyOf[0].$ref);
 
 /** The form's values; null, and the field marked, if one cannot be read. */
 function readForm() {
@@ -172,7 +171,7 @@ function showJob(shown) {
   if (shown.error) showProblem(shown.error);
   // What was streamed is in the output too, as a rule.
   if (shown.status === "COMPLETED") byId("streamed").open = false;
-  showOutput(byId("output"), shown.output, outputSchema());
+  showOutput(byId("output"), shown.output);
   byId("raw").hidden = false;
   byId("raw").querySelector("pre").textContent = readable(shown);
 }
@@ -215,7 +214,7 @@ function showProblem(text) {
   const field = named && fields.find((candidate) => candidate.name === named[1]);
   if (!field) return;
   field.fail(named[2]);
-  if (!field.required) byId("more").open = true;
+  if (!field.shown) byId("more").open = true;
   field.focus();
 }
 

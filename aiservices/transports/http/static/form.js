@@ -1,22 +1,25 @@
-// A form from a JSON schema: one field per property, required ones in sight, the rest folded away.
+// A form from a JSON schema: one field per property, required ones (or else the first) in sight, the rest folded away.
 
 import { make } from "./dom.js";
 
 const LONG_TEXT = 200;
 const PICKERS = { image: "image/*", audio: "audio/*" };
 
-/** Build the fields of an object schema; returns [{name, required, element, read, fail}]. */
+/** Build the fields of an object schema; returns [{name, shown, element, read, fail}]. */
 export function buildFields(schema, resolve, onChange) {
+  const properties = Object.entries(schema.properties ?? {});
   const required = new Set(schema.required ?? []);
-  return Object.entries(schema.properties ?? {}).map(([name, property]) =>
-    buildField(name, simplify(property, resolve), required.has(name), onChange),
-  );
+  return properties.map(([name, property], place) => ({
+    shown: required.size ? required.has(name) : place === 0,
+    ...buildField(name, simplify(property, resolve), required.has(name), onChange),
+  }));
 }
 
-/** Take the reference and the "or null" off a property, keep its description, examples and default. */
+/** Take the reference and the "or null" off a property, of one or several the several; keep the rest of it. */
 function simplify(property, resolve) {
   const { anyOf, ...own } = property.$ref ? { ...resolve(property.$ref), ...property } : property;
-  const kinds = (anyOf ?? []).filter((kind) => kind.type !== "null");
+  const all = (anyOf ?? []).filter((kind) => kind.type !== "null");
+  const kinds = all.length > 1 && all.some(isLines) ? all.filter(isLines) : all;
   if (kinds.length !== 1) return anyOf ? own : property.$ref ? own : property;
   return { ...(kinds[0].$ref ? resolve(kinds[0].$ref) : kinds[0]), ...own };
 }
@@ -34,7 +37,7 @@ function buildField(name, schema, required, onChange) {
     control.input.setAttribute("aria-invalid", String(Boolean(text)));
   };
   element.addEventListener("input", () => { fail(""); onChange(); });
-  return { name, required, element, read: control.read, fail, focus: () => control.input.focus() };
+  return { name, element, read: control.read, fail, focus: () => control.input.focus() };
 }
 
 function layout(name, schema, required, control, about) {
@@ -45,7 +48,8 @@ function layout(name, schema, required, control, about) {
   return [make("div", { className: "label-row" }, label, limits), about, control.input, control.extra];
 }
 
-const title = (name) => (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ").replace(/\burl\b/i, "URL");
+const title = (name) => (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ").replace(/\burl(s?)\b/i, "URL$1");
+const isLines = (schema) => schema.type === "array" && schema.items?.type === "string";
 
 function count(input, place, limit) {
   const show = () => { place.textContent = `${input.value.length} / ${limit}`; };
@@ -64,9 +68,9 @@ function controlOf(name, schema, required) {
   if (schema.enum) return choice(schema, required);
   if (schema.type === "boolean") return tick(schema);
   if (schema.type === "integer" || schema.type === "number") return number(schema);
-  if (schema.type === "array" && schema.items?.type === "string") return lines();
-  if (schema.type !== "string") return json();
-  const picker = Object.keys(PICKERS).find((kind) => name.startsWith(kind) && name.endsWith("_url"));
+  const picker = Object.keys(PICKERS).find((kind) => name.startsWith(kind) && /_urls?$/.test(name));
+  if (isLines(schema)) return picker ? files(PICKERS[picker]) : lines();
+  if (schema.type !== "string") return json(schema);
   return picker ? file(schema, PICKERS[picker]) : text(schema, required);
 }
 
@@ -112,8 +116,26 @@ function lines() {
   return { input, read };
 }
 
-function json() {
-  const input = make("textarea", { className: "json", placeholder: "JSON" });
+/** URLs, one per line, and files that become data: URLs; the files come first. */
+function files(accept) {
+  let picked = [];
+  const { input, read } = lines();
+  const picker = make("input", { type: "file", accept, multiple: true, "aria-label": "or pick files" });
+  const preview = make("span");
+  const extra = make("div", { className: "file" }, picker, preview);
+  picker.addEventListener("change", async () => {
+    const chosen = [...picker.files];
+    picked = await Promise.all(chosen.map(dataUrl));
+    preview.replaceChildren(...chosen.map((one, place) => show(one, picked[place])));
+    extra.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+  return { input, extra, read: () => (picked.length ? [...picked, ...(read() ?? [])] : read()) };
+}
+
+function json(schema) {
+  const example = schema.examples?.[0];
+  const placeholder = example ? `such as: ${JSON.stringify(example)}` : "JSON";
+  const input = make("textarea", { className: "json", placeholder });
   return { input, read: () => (input.value.trim() ? JSON.parse(input.value) : undefined) };
 }
 

@@ -4,19 +4,14 @@ import { make } from "./dom.js";
 
 const LONG = 400;
 
-/** Replace what `place` shows by this output, its fields in the schema's order. */
-export function showOutput(place, output, schema = {}) {
+/** Replace what `place` shows by this output, its fields in the order in which they came. */
+export function showOutput(place, output) {
   for (const audio of place.querySelectorAll("audio")) URL.revokeObjectURL(audio.src);
   if (output === undefined) return place.replaceChildren();
-  const fields = inOrder(isObject(output) ? output : { output }, schema);
+  const fields = isObject(output) ? output : { output };
   if (!isSpeech(fields)) return place.replaceChildren(table(fields));
   const { audio, ...rest } = fields;
   place.replaceChildren(...player(audio, rest), table(rest));
-}
-
-function inOrder(fields, schema) {
-  const names = Object.keys(schema.properties ?? {}).filter((name) => name in fields);
-  return { ...Object.fromEntries(names.map((name) => [name, fields[name]])), ...fields };
 }
 
 const isSpeech = (output) => typeof output?.audio === "string" && typeof output?.media_type === "string";

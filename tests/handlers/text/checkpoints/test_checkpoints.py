@@ -15,6 +15,7 @@ pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservi
 
 from aiservices.handlers.mistral import AUTO_CLASSES, GenerateDescription, GenerateDescriptionInput
 from aiservices.handlers.qwen import DescribeImage, DescribeImageInput
+from aiservices.handlers.text.chat import OWN_SYSTEM_PROMPT
 from aiservices.handlers.text.checkpoint import read_checkpoint
 from aiservices.handlers.text.generation import Sampling
 from tests.handlers.test_qwen import picture
@@ -128,3 +129,15 @@ def test_mistrals_are_greedy_until_the_caller_says_otherwise(repository: str, fo
 @pytest.mark.parametrize("name", ["mistral", "qwen2.5-vl"])
 def test_the_demo_models_are_greedy(name: str) -> None:
     assert read_checkpoint(DEMO / name, TAKEN).sampling.temperature == 0.0
+
+
+def test_ministral_gets_a_short_system_prompt(folders: dict[str, Path]) -> None:
+    handler = load(folders["mistralai/Ministral-3-3B-Instruct-2512"], sees=False)
+    backend = handler.loaded.checkpoint.chat.backend
+
+    def text(**fields: Any) -> str:
+        return str(backend.decode(list(ask(handler, **fields).prompt.token_ids), skip_special_tokens=False))
+
+    assert text().startswith(f"<s>[SYSTEM_PROMPT]{OWN_SYSTEM_PROMPT}[/SYSTEM_PROMPT][INST]")
+    assert text(system_prompt="Be brief.").startswith("<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]")
+    handler.unload()

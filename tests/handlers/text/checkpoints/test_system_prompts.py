@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +46,8 @@ def test_so_does_it_for_one_with_the_date() -> None:
 def test_a_callers_system_prompt_stays_alone() -> None:
     expected = "<s>[SYSTEM_PROMPT]Be short.[/SYSTEM_PROMPT][INST]A red mug.[/INST]"
     assert rendered(templates.MINISTRAL, SHORT + MUG) == expected
+    made = chat(MISTRAL_TOKENS, templates.MINISTRAL)
+    assert made.backend.decode(made.encode(MUG, "Be short."), skip_special_tokens=False) == expected
 
 
 @pytest.mark.parametrize("content", ["A red mug.", [{"type": "text", "text": "A red mug."}]])
@@ -64,18 +65,8 @@ def test_templates_that_add_nothing_are_left_alone() -> None:
 
 
 def test_long_words_stay_where_the_template_takes_no_system_prompt() -> None:
-    words = "Talk at length. " * 20
+    words = "Talk at length. " * 40
     deaf = f"{words}{{% for message in messages %}}[INST]{{{{ message.content }}}}[/INST]{{% endfor %}}"
     strict = f"{{% if messages[0].role != 'user' %}}{{{{ raise_exception('users only') }}}}{{% endif %}}{deaf}"
     for template in (deaf, strict):
         assert rendered(template, MUG) == f"{words}[INST]A red mug.[/INST]"
-
-
-def test_the_shape_of_a_ministral_gets_the_short_one(tmp_path: Path) -> None:
-    from aiservices.handlers.mistral import AUTO_CLASSES
-    from aiservices.handlers.text.checkpoint import read_checkpoint
-    from tests.handlers.text.checkpoints.shapes import write
-
-    read = read_checkpoint(write("mistralai/Ministral-3-3B-Instruct-2512", tmp_path), AUTO_CLASSES).chat
-    assert "helpful assistant." in read.backend.decode(read.encode(MUG))
-    assert "{today}" not in read.backend.decode(read.encode(MUG))

@@ -15,10 +15,11 @@ import pytest
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
-from aiservices.handlers.mistral import build_schema
+from aiservices.handlers.listing import build_schema
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from tests.handlers.text.own.loading import load_engine, same_model, tokens_alone
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 from tests.handlers.tiny_models import MISTRAL_TOKENS, byte_tokenizer, write_mistral
@@ -186,6 +187,37 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: Any) -> None:
     )
 
 
+def test_penalties_and_seeds_hold_in_changing_company(engine: Any) -> None:
+    kinds = [
+        Sampling(presence_penalty=1.5),
+        Sampling(1.1, 0.9, 40, 1.2, 0.7, seed=3),
+        Sampling(repetition_penalty=1.3),
+        Sampling(0.8, seed=4),
+        Sampling(presence_penalty=-0.5),
+    ]
+    asked = [attrs.evolve(request, sampling=kinds[number % 5]) for number, request in enumerate(requests())]
+    alone = [generate(engine, [request])[0].token_ids for request in asked]
+    tasks = tasks_for(asked)
+    joins = {0: tasks[:3], 2: tasks[3:4], 9: tasks[4:11], 10: tasks[11:]}
+    results = step_to_end(engine, tasks, before_step=lambda step: engine.admit(joins.get(step, [])))
+    assert tokens_of(results) == alone
+    assert tokens_of(results) != tokens_of(generate(engine, requests()))
+
+
+def test_a_presence_penalty_is_that_of_vllm_and_openai(model: Any, engine: Any) -> None:
+    import torch
+
+    request = attrs.evolve(requests()[4], sampling=Sampling(presence_penalty=2.0), max_new_tokens=25)
+    ids = list(request.prompt.token_ids)
+    answer: list[int] = []
+    with torch.inference_mode():
+        while len(answer) < 25:
+            logits = model._backbone.model(torch.tensor([ids + answer])).logits[0, -1].float()
+            logits[list(set(answer))] -= 2.0
+            answer.append(int(logits.argmax()))
+    assert generate(engine, [request])[0].token_ids == tuple(answer)
+
+
 def test_without_a_seed_answers_vary(engine: Any) -> None:
     request = attrs.evolve(requests()[3], sampling=Sampling(2.0), max_new_tokens=12)
     assert len({result.token_ids for result in generate(engine, [request] * 4)}) > 1
@@ -266,10 +298,16 @@ class _Refusing:
             raise ValueError("no idea how much is left")
         self.forced.append(7)
 
+    def keep_small(self, allowed: Any) -> None:
+        """There is no hurry."""
+
     def advance(self, token: int) -> None:
         self.taken += 1
         if self.taken == 3:
             raise ValueError("left its grammar")
+
+    def keep_small(self, bits: Any) -> None:
+        pass
 
     def to_bytes(self, tokens: Sequence[int]) -> bytes:
         return b"x" * len(tokens)
@@ -390,6 +428,27 @@ def test_an_end_token_stops_the_row_and_stays_out_of_the_text(model: Any, alone:
     assert result.text == engine._tokenizer.decode(list(tokens[:5])).rstrip("\ufffd")
     assert result.usage.completion_tokens == 6
     assert result.usage.prompt_tokens == len(requests()[2].prompt.token_ids)
+
+
+def test_an_answer_ends_before_a_stop_text(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiservices.handlers.text.row.EMIT_EVERY_S", 0.0)
+    free = [attrs.evolve(requests()[number], max_new_tokens=30) for number in range(6)]
+    whole = generate(engine, free)
+    stops = [result.text[len(result.text) // 2 :][:3] for result in whole]
+    tasks = tasks_for(
+        [attrs.evolve(request, stop=("never there", stop)) for request, stop in zip(free, stops, strict=True)]
+    )
+    engine.admit(tasks)
+    for task, result, free_result, stop in zip(tasks, step_to_end(engine, tasks), whole, stops, strict=True):
+        assert isinstance(result, Generated)
+        assert isinstance(task.context, FakeContext)
+        assert result.finish_reason == "stop"
+        assert result.text == "".join(task.context.chunks) == free_result.text[: free_result.text.index(stop)]
+        taken = len(result.token_ids)
+        assert result.token_ids == free_result.token_ids[:taken]
+        assert result.usage.completion_tokens == taken == sum(amount for _, amount in task.context.counted)
+        assert stop in engine._tokenizer.decode(list(result.token_ids))
+        assert stop not in engine._tokenizer.decode(list(result.token_ids[:-1])).rstrip("\ufffd"), "went on for longer"
 
 
 def test_reset_forgets_every_row_and_the_next_ones_are_as_ever(engine: Any, alone: list[tuple[int, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,12 +10,24 @@ import pytest
 from aiservices.handlers.text.generation import GenerationRequest, Prompt, Sampling
 
 
-def _choose(logits: list[list[float]], *rows: GenerationRequest) -> list[int]:
-    torch = pytest.importorskip("torch")
-    from aiservices.handlers.text.own.sampling import Sampler, choose_tokens
+def _samplers(*rows: GenerationRequest, vocabulary: int) -> Any:
+    pytest.importorskip("torch")
+    from aiservices.handlers.text.own.sampling import Sampler
+
+    return [Sampler.start(row, vocabulary, "cpu") for row in rows]
+
+
+def _take(samplers: Any, logits: list[list[float]], forced: Mapping[int, int] | None = None) -> list[int]:
+    import torch
+
+    from aiservices.handlers.text.own.sampling import RowSamplers
 
     with torch.inference_mode():
-        return choose_tokens(torch.tensor(logits), [Sampler.start(row, len(logits[0]), "cpu") for row in rows])
+        return RowSamplers(samplers, "cpu").choose(torch.tensor(logits), forced or {})
+
+
+def _choose(logits: list[list[float]], *rows: GenerationRequest) -> list[int]:
+    return _take(_samplers(*rows, vocabulary=len(logits[0])), logits)
 
 
 def _request(**settings: Any) -> GenerationRequest:
@@ -47,3 +60,39 @@ def test_draws_follow_the_probabilities() -> None:
 def test_a_penalty_spares_what_was_not_seen() -> None:
     assert _choose([[2.0, 1.5, -1.0]], _request(repetition_penalty=2.0)) == [1]
     assert _choose([[2.0, 0.5, -1.0]], _request(repetition_penalty=2.0)) == [0]
+
+
+def test_presence_counts_the_tokens_of_the_answer_and_not_those_of_the_prompt() -> None:
+    samplers = _samplers(_request(presence_penalty=1.0), _request(presence_penalty=-1.0), vocabulary=3)
+    logits = [[2.0, 1.5, 0.0], [2.0, 1.5, 1.2]]
+    assert _take(samplers, logits) == [0, 0], "token 0 is in the prompt"
+    assert _take(samplers, logits) == [1, 0], "1 off what was chosen, or 1 on it"
+    assert _take(samplers, logits) == [0, 0], "once, however often: 1.0 and 0.5 are left, so it stays with the first"
+    assert _take(samplers, [[2.0, 1.5, 0.9], [2.0, 3.1, 1.2]]) == [0, 1]
+
+
+def test_rows_keep_what_they_remember_in_changing_company() -> None:
+    rows = [
+        _request(presence_penalty=2.0),
+        _request(),
+        _request(repetition_penalty=4.0),
+        _request(presence_penalty=2.0),
+    ]
+    first, plain, repeating, last = _samplers(*rows, vocabulary=4)
+    logits = [3.0, 2.0, 1.5, 0.8]
+    assert _take([first, plain, repeating, last], [logits] * 4) == [0, 0, 1, 0]
+    assert _take([last, repeating], [logits] * 2) == [1, 2]
+    assert _take([repeating, plain, first, last], [logits] * 4) == [3, 0, 1, 2]
+
+
+def test_a_forced_token_is_what_a_penalty_remembers() -> None:
+    samplers = _samplers(_request(presence_penalty=2.0), vocabulary=3)
+    assert _take(samplers, [[3.0, 2.5, 2.0]], {0: 1}) == [1]
+    assert _take(samplers, [[3.0, 3.5, 2.0]]) == [0]
+
+
+def test_a_token_that_the_grammar_forbids_stays_forbidden() -> None:
+    inf = float("inf")
+    samplers = _samplers(_request(presence_penalty=-2.0, repetition_penalty=0.5), vocabulary=2)
+    assert _take(samplers, [[1.0, -inf]], {0: 1}) == [1]
+    assert _take(samplers, [[1.0, -inf]]) == [0]

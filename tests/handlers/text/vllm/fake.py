@@ -24,7 +24,8 @@ import attrs
 from aiservices.handler import Task
 from aiservices.handlers.text.checkpoint import read_checkpoint
 from aiservices.handlers.text.generation import GenerationRequest, Prompt, Sampling
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.text.picture_size import read_picture_size
 from aiservices.handlers.text.vllm.plugin import BUDGET_KEY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,14 @@ pytest.importorskip("torch", reason="needs torch and transformers: pip install '
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 
 from aiservices.errors import JobFailed, ModelBroken
-from aiservices.handlers.mistral import DEFAULT_CATEGORIES, build_schema
+from aiservices.handlers.listing import DEFAULT_CATEGORIES, build_schema
 from aiservices.handlers.text.checkpoint import read_checkpoint
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling
-from aiservices.handlers.text.grammar import Grammar, read_tokenizer
+from aiservices.handlers.text.grammar import Grammar
+from aiservices.handlers.text.json_tokens import read_tokenizer
 from aiservices.handlers.text.options import GenerationOptions
+from tests.handlers.json_schemas import check, random_schema
 from tests.handlers.text.own.loading import MISTRAL, load_engine, tokens_alone
 from tests.handlers.text.own.test_engine import prompt
 from tests.handlers.text.vllm.conftest import REAL
@@ -138,6 +141,29 @@ def test_penalties_are_those_of_the_own_engine(engine: Any, own: Any) -> None:
     assert penalised.token_ids == expected.token_ids
 
 
+def test_a_presence_penalty_is_that_of_the_own_engine(engine: Any, own: Any) -> None:
+    asked = Sampling(presence_penalty=2.0)
+    request = attrs.evolve(requests(engine)[4], sampling=asked, max_new_tokens=25)
+    (expected,) = generate(own, [attrs.evolve(requests(own)[4], sampling=asked, max_new_tokens=25)])
+    (penalised,) = generate(engine, [request])
+    assert penalised.token_ids == expected.token_ids
+
+
+def test_a_stop_text_ends_the_answer_before_it_and_the_row_leaves(engine: Any) -> None:
+    asked = [attrs.evolve(request, max_new_tokens=40) for request in requests(engine, 4)]
+    whole = generate(engine, asked)
+    stop = whole[1].text[9:12]
+    (task, *others) = tasks = tasks_for([attrs.evolve(asked[1], stop=(stop,)), asked[0], asked[2]])
+    engine.admit(tasks)
+    stopped, *rest = step_to_end(engine, [task, *others])
+    assert isinstance(stopped, Generated)
+    assert (stopped.text, stopped.finish_reason) == (whole[1].text[: whole[1].text.index(stop)], "stop")
+    assert len(stopped.token_ids) < 40
+    assert tokens_of(rest) == [whole[0].token_ids, whole[2].token_ids]
+    assert isinstance(task.context, FakeContext)
+    assert "".join(task.context.chunks) == stopped.text
+
+
 def test_an_end_token_stops_the_row_and_stays_out_of_the_text(engine: Any, alone: list[tuple[int, ...]]) -> None:
     end = alone[2][5]
     assert end not in alone[2][:5]
@@ -187,6 +213,27 @@ def test_every_listing_is_whole_within_its_budget(engine: Any, folder: Path) -> 
         assert 3 <= len(listing["keywords"]) <= 8
         assert 1 <= len(listing["title"]) <= 80
         assert 1 <= len(listing["description"]) <= 600
+        assert len(result.token_ids) <= request.max_new_tokens + 1
+
+
+def test_answers_of_any_schema_are_whole_within_their_budget(engine: Any, folder: Path) -> None:
+    checkpoint = read_checkpoint(folder, MISTRAL)
+    grammars = read_tokenizer(checkpoint.chat.backend, engine.vocabulary, checkpoint.stop_ids)
+    asked, schemas = [], []
+    for seed in range(ANSWERS):
+        dice = random.Random(seed)
+        schemas.append(random_schema(dice))
+        grammar = Grammar.compile(schemas[-1], grammars)
+        asked.append(
+            GenerationRequest(
+                engine.render(prompt(seed, 10 + seed % 30)),
+                max_new_tokens=grammar.least_tokens + dice.choice((0, 5, 40)),
+                sampling=Sampling(1.5, seed=seed),
+                grammar=grammar,
+            )
+        )
+    for request, result, schema in zip(asked, generate(engine, asked), schemas, strict=True):
+        check(result.text, schema)
         assert len(result.token_ids) <= request.max_new_tokens + 1
 
 
