@@ -15,12 +15,14 @@ class MemoryNeed:
 
     Attributes:
         cache_gib: keys and values of all rows at once.
-        activations_gib: what one step needs beside, and the device's own share of a process.
+        activations_gib: what one step needs beside, work space of the device's libraries included.
+        reserved_share: of the whole device, taken whether it is needed or not; 0 takes what is needed.
     """
 
     weights_gib: float
     cache_gib: float = 0.0
     activations_gib: float = 0.0
+    reserved_share: float = 0.0
 
     @property
     def total_gib(self) -> float:
@@ -33,15 +35,19 @@ class EstimatesMemory(Protocol):
     """A handler that can say what its model will take, before it is loaded."""
 
     def estimate_memory(
-        self, model_dir: Path, device: str, options: Mapping[str, Any], max_batch_size: int
-    ) -> MemoryNeed:
-        """Estimate it from the model's files. Imports nothing large; on any thread.
+        self, model_dir: Path | None, model: str, device: str, options: Mapping[str, Any], max_batch_size: int
+    ) -> MemoryNeed | None:
+        """Estimate it from the model's files, or by its name. Imports nothing large; on any thread.
 
         Args:
-            model_dir: as for ``load``.
-            device: as for ``load``, or ``auto``.
+            model_dir: as for ``load``; None while the model is not here.
+            model: the setting.
+            device: as for ``load``.
             options: as for ``load``.
             max_batch_size: rows at once.
+
+        Returns:
+            None if nothing is known of the model while it is not here.
 
         Raises:
             ServiceError: the folder holds no such model.

@@ -12,11 +12,11 @@ from typing import Literal
 import attrs
 
 from aiservices.cli import Exit
+from aiservices.cli.memory import ServiceNeed, device_sums, free_on, reserved_shares, service_needs, table
 from aiservices.cli.packages import extra_of, packages_are_known, packages_of
 from aiservices.cli.printing import print_json
 from aiservices.cli.settings import read_settings
 from aiservices.errors import ServiceError
-from aiservices.estimates import EstimatesMemory
 from aiservices.keys import KeyRing
 from aiservices.model import check_budget, check_memory, full_name, option_folders, resolve_device
 from aiservices.registry import load_handler
@@ -45,29 +45,34 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Exit:
         return _print_json(config)
     print(f"profile {config.profile}: {', '.join(config.services)}")
     wrong = 0
-    for heading, findings in _sections(config):
+    needs = list(service_needs(config, ModelStore(config)))
+    for heading, findings in _sections(config, needs):
         print(heading)
         for finding in findings:
             print(f"  {finding.verdict:<6}{finding.topic:<9} {finding.text}", flush=True)
             wrong += finding.verdict == "WRONG"
+    if needs:
+        print("memory in GiB, estimated for prompts of ordinary length", *table(needs), sep="\n")
     print(f"{wrong} thing{'s' * (wrong != 1)} wrong" if wrong else "all is well")
     return Exit.FAILED if wrong else Exit.OK
 
 
 def _print_json(config: Config) -> Exit:
+    needs = list(service_needs(config, ModelStore(config)))
     findings = [
-        {"about": heading, **attrs.asdict(finding)} for heading, found in _sections(config) for finding in found
+        {"about": heading, **attrs.asdict(finding)} for heading, found in _sections(config, needs) for finding in found
     ]
     wrong = sum(finding["verdict"] == "WRONG" for finding in findings)
-    print_json({"profile": config.profile, "findings": findings, "wrong": wrong})
+    memory = [attrs.asdict(need) for need in needs]
+    print_json({"profile": config.profile, "findings": findings, "memory": memory, "wrong": wrong})
     return Exit.FAILED if wrong else Exit.OK
 
 
-def _sections(config: Config) -> Iterator[tuple[str, Iterator[Finding]]]:
+def _sections(config: Config, needs: Sequence[ServiceNeed]) -> Iterator[tuple[str, Iterator[Finding]]]:
     store = ModelStore(config)
     for service in config.services.values():
         yield service.name, _service(service, store)
-    yield "process", _process(config)
+    yield "process", _process(config, needs)
 
 
 def _service(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
@@ -82,11 +87,11 @@ def _service(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
     yield _folder("model", service.model, store) if service.model else Finding("ok", "model", "none needed")
     for option, uri in folders.items():
         yield _folder("options", uri, store, option)
-    yield from _need(service, store)
 
 
-def _process(config: Config) -> Iterator[Finding]:
+def _process(config: Config, needs: Sequence[ServiceNeed]) -> Iterator[Finding]:
     yield from _memory(config)
+    yield from _estimates(needs)
     yield _access(config.server)
 
 
@@ -111,29 +116,6 @@ def _folder(topic: str, uri: str, store: ModelStore, option: str = "") -> Findin
     return Finding("ok", topic, f"{option}{': ' * bool(option)}{uri} {found}")
 
 
-def _need(service: ServiceConfig, store: ModelStore) -> Iterator[Finding]:
-    """Say what the model will take of its device, if its files are here to tell."""
-    try:
-        handler = load_handler(service)
-        if not service.model or not isinstance(handler, EstimatesMemory):
-            return
-        folder = asyncio.run(store.find(service.model))
-        if folder is None:
-            yield Finding("note", "memory", "how much it takes is known once the model is here (docs/models.md)")
-            return
-        need = handler.estimate_memory(folder, service.device, service.options, service.max_batch_size)
-    except (ServiceError, ImportError):  # told above
-        return
-    parts = (
-        f"about {need.total_gib:.1f} GiB: weights {need.weights_gib:.1f}, cache {need.cache_gib:.1f}, "
-        f"activations {need.activations_gib:.1f}"
-    )
-    if 0 < service.memory_gib < need.total_gib:
-        yield Finding("note", "memory", f"{parts}; memory_gib says {service.memory_gib:g}")
-    else:
-        yield Finding("ok", "memory", parts)
-
-
 def _memory(config: Config) -> Iterator[Finding]:
     """Sum what the services ask for up by device, and compare it with what is free there now."""
     sums: dict[str, float] = defaultdict(float)
@@ -155,6 +137,24 @@ def _memory(config: Config) -> Iterator[Finding]:
         else:
             asked = f"the {gib:g} GiB that all services together ask for are free" if gib else "no memory_gib is set"
             yield Finding("ok", "memory", f"{device}: {asked}")
+
+
+def _estimates(needs: Sequence[ServiceNeed]) -> Iterator[Finding]:
+    """Compare what the models take by estimate with what their settings and their devices say."""
+    for each in needs:
+        if each.need is not None and 0 < each.memory_gib < each.need.total_gib:
+            text = f"{each.service} takes about {each.need.total_gib:.1f} GiB; its memory_gib says {each.memory_gib:g}"
+            yield Finding("note", "memory", text)
+    for device, share in reserved_shares(needs).items():
+        if share > 1:
+            text = f"{device}: vLLM is to take {share:.0%} of it, for all services together (options.memory_share)"
+            yield Finding("WRONG", "memory", text)
+    for device, gib in device_sums(needs).items():
+        free = free_on(device)
+        if free is None:  # told above
+            continue
+        text = f"{device}: the models take about {gib:.1f} GiB together, {free:.1f} GiB are free"
+        yield Finding("ok" if gib <= free else "note", "memory", text)
 
 
 def _access(server: ServerConfig) -> Finding:

@@ -31,9 +31,14 @@ def check_memory(memory_gib: float, device: str) -> None:
     """
     if memory_gib <= 0:
         return
-    free_gib = _free_bytes(device) / 2**30
-    if free_gib < memory_gib:
-        raise ServiceError(f"it needs {memory_gib:g} GiB on {device}, where {free_gib:.1f} GiB are free (memory_gib)")
+    free = free_gib(device)
+    if free < memory_gib:
+        raise ServiceError(f"it needs {memory_gib:g} GiB on {device}, where {free:.1f} GiB are free (memory_gib)")
+
+
+def free_gib(device: str) -> float:
+    """What is free on a device now; infinite where the machine does not say. Imports torch for a GPU."""
+    return _free_bytes(device) / 2**30
 
 
 def allocated_gib(device: str) -> float:

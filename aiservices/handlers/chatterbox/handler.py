@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from aiservices.errors import ConfigError, InvalidInput, ServiceError, Unavailable
+from aiservices.estimates import MemoryNeed
 from aiservices.handler import Context, StepHandler, Task, VoiceInfo
 from aiservices.handlers.chatterbox.checkpoint import ChatterboxModel, load_checkpoint
 from aiservices.handlers.chatterbox.clips import hum
 from aiservices.handlers.chatterbox.library import import_library, quiet
+from aiservices.handlers.chatterbox.memory import estimate_memory
 from aiservices.handlers.chatterbox.options import OWN_VOICE, ChatterboxOptions
 from aiservices.handlers.chatterbox.pieces import MAX_PIECE_TOKENS
 from aiservices.handlers.chatterbox.reading import RequestReader
@@ -65,6 +67,12 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
     def voices_offered(self) -> Sequence[VoiceInfo]:
         """The same voices with what is known of them; none before ``load``."""
         return () if self._loaded is None else tuple(self._loaded.voices.infos.values())
+
+    def estimate_memory(
+        self, model_dir: Path | None, model: str, device: str, options: Mapping[str, Any], max_batch_size: int
+    ) -> MemoryNeed | None:
+        """Estimate what the model takes of its device; ``rows`` and ``sound_rows`` say how many pieces at once."""
+        return estimate_memory(model_dir, model, device, read_options(ChatterboxOptions, options))
 
     def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
         """Load the checkpoint, check that it is whole, take in the named voices, and speak a little to warm up.

@@ -18,10 +18,10 @@ _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 
 OWN_SYSTEM_PROMPT = "You are a helpful assistant."
 """Sent where a chat template would put a long prompt of its own before a chat that has none: Ministral 3's takes 550
-tokens of every request, for a date and for tools that there are none of."""
+tokens of every request, for tools that there are none of and a date, so that no answer could be repeated tomorrow."""
 
 _SHORT_CHARACTERS = 400
-"""Of a chat of one character: turns' markers and a short system prompt, as Qwen2.5-VL's, stay below."""
+"""Before the first turn: markers and a short system prompt, as the 60 of Qwen2.5-VL's, stay below."""
 
 
 class Chat:
@@ -50,7 +50,7 @@ class Chat:
             for token in tokenizer.added_tokens_decoder.values()
             if len(token.content) > 1 and (token.special or _MARKER.fullmatch(token.content))
         ]
-        self._system_prompt = OWN_SYSTEM_PROMPT if self._says_much_by_itself() else None
+        self._system_prompt = OWN_SYSTEM_PROMPT if self._is_wordy() else None
         self._markers = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
 
     def encode(self, messages: Sequence[dict[str, Any]], system_prompt: str | None = None) -> list[int]:
@@ -79,16 +79,17 @@ class Chat:
             text = self._markers.sub(lambda marker: f"{marker[0][0]} {marker[0][1:]}", text)
         return text
 
-    def _says_much_by_itself(self) -> bool:
-        """Find out whether the template says much where there is no system prompt, and less where there is one."""
+    def _is_wordy(self) -> bool:
+        """Whether the template says much of its own before the first turn, and less if it is given a system prompt."""
         from jinja2 import TemplateError
 
-        turns = [{"role": "system", "content": OWN_SYSTEM_PROMPT}, {"role": "user", "content": "?"}]
+        turn = {"role": "user", "content": "\N{SNOWMAN}"}
         try:
-            alone, led = self._render(turns[1:]), self._render(turns)
-        except TemplateError:  # it takes no system prompt, or content in parts only
+            alone = self._render([turn]).find(turn["content"])
+            given = self._render([{"role": "system", "content": OWN_SYSTEM_PROMPT}, turn]).find(turn["content"])
+        except TemplateError:  # a template that takes no system prompt, or wants its turns in parts
             return False
-        return len(alone) > _SHORT_CHARACTERS and len(led) < len(alone)
+        return alone > _SHORT_CHARACTERS and 0 <= given < alone
 
     def _render(self, messages: Sequence[dict[str, Any]]) -> str:
         return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))

@@ -37,10 +37,9 @@ def load_engine(
     Raises:
         ServiceError: the engine cannot run the checkpoint, or is not installed; the text says why.
     """
-    installed = find_spec("vllm") is not None
-    if options.engine == "vllm" and not installed:
+    if options.engine == "vllm" and not _is_installed():
         raise ServiceError("options.engine is vllm, which is not installed: pip install 'aiservices[vllm]'")
-    if options.engine == "vllm" or (options.engine == "auto" and installed and device.startswith("cuda")):
+    if takes_vllm(device, options):
         try:
             return _load_vllm(checkpoint, device, options, pictures, max_pictures)
         except ServiceError as error:
@@ -48,6 +47,15 @@ def load_engine(
                 raise
             _log.warning("%s; going on with the engine of the package", error)
     return _load_own(checkpoint, device, options, pictures)
+
+
+def takes_vllm(device: str, options: GenerationOptions) -> bool:
+    """Tell whether vLLM is to run a model, as far as the options and what is installed say."""
+    return options.engine == "vllm" or (options.engine == "auto" and device.startswith("cuda") and _is_installed())
+
+
+def _is_installed() -> bool:
+    return find_spec("vllm") is not None
 
 
 def _load_vllm(

@@ -15,8 +15,9 @@ from aiservices.handler import InputT, OutputT, StepHandler, Task
 from aiservices.handlers.text.checkpoint import Checkpoint, read_checkpoint
 from aiservices.handlers.text.engine import TextEngine, generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, fit_new_tokens
-from aiservices.handlers.text.loading import load_engine
-from aiservices.handlers.text.memory import estimate_memory
+from aiservices.handlers.text.known_models import known_model
+from aiservices.handlers.text.loading import load_engine, takes_vllm
+from aiservices.handlers.text.memory import estimate_memory, read_config
 from aiservices.handlers.text.options import GenerationOptions
 from aiservices.handlers.torch_runtime import free_memory
 from aiservices.options import read_options
@@ -78,11 +79,16 @@ class TextService(StepHandler[InputT, OutputT]):
         engine.reset()
 
     def estimate_memory(
-        self, model_dir: Path, device: str, options: Mapping[str, Any], max_batch_size: int
-    ) -> MemoryNeed:
-        """Estimate what the model takes of its device."""
+        self, model_dir: Path | None, model: str, device: str, options: Mapping[str, Any], max_batch_size: int
+    ) -> MemoryNeed | None:
+        """Estimate what the model takes of its device; None for one that is neither here nor known."""
         read = read_options(self.Options, options)
-        return estimate_memory(model_dir, device, read, max_batch_size, self.picture_tokens(read))
+        config = known_model(model) if model_dir is None else read_config(model_dir)
+        if config is None:
+            return None
+        need = estimate_memory(config, device, read, max_batch_size, self.picture_tokens(read))
+        reserves = takes_vllm(device, read) and not device.startswith("cpu")
+        return attrs.evolve(need, reserved_share=read.memory_share if reserves else 0.0)
 
     def picture_tokens(self, options: Any) -> int:
         """Say how many tokens the pictures of one prompt take at most."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import json
+import logging
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +15,27 @@ import pytest
 pytest.importorskip("torch", reason="needs torch and transformers: pip install 'aiservices[qwen]'")
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'aiservices[mistral]'")
 
-from aiservices.handlers.mistral import AUTO_CLASSES, GenerateDescription, GenerateDescriptionInput
+from aiservices.errors import ServiceError
+from aiservices.handlers.mistral import GenerateDescription, GenerateDescriptionInput
 from aiservices.handlers.qwen import DescribeImage, DescribeImageInput
 from aiservices.handlers.text.chat import OWN_SYSTEM_PROMPT
-from aiservices.handlers.text.checkpoint import read_checkpoint
 from aiservices.handlers.text.generation import Sampling
+from aiservices.handlers.torch_runtime import prepare_torch
 from tests.handlers.test_qwen import picture
-from tests.handlers.text.checkpoints.shapes import SHAPES, write
+from tests.handlers.text.checkpoints.shapes import SHAPES, Shape, write
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
 
-DEMO = Path(__file__).parents[4] / "aiservices" / "demo"
-TAKEN = {**DescribeImage.auto_classes, **AUTO_CLASSES}
-LOAD_ALL = """
-import sys
-from aiservices.handlers.mistral import GenerateDescription
-from aiservices.handlers.qwen import DescribeImage
-for folder in sys.argv[1:]:
-    print(folder, flush=True)
-    handler = DescribeImage() if "Qwen" in folder else GenerateDescription()
-    handler.load(__import__("pathlib").Path(folder), "cpu", {"max_new_tokens": 220})
-    handler.unload()
-"""
+QWEN = {shape.repository: shape for shape in SHAPES if shape.sees}
+MISTRAL = {shape.repository: shape for shape in SHAPES if not shape.sees}
+PADDED = {"max_new_tokens": 220}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each shape, written once."""
-    return {
-        repository: write(repository, tmp_path_factory.mktemp(repository.replace("/", "-"))) for repository in SHAPES
-    }
-
-
-def load(folder: Path, *, sees: bool, **options: Any) -> Any:
-    handler: Any = DescribeImage() if sees else GenerateDescription()
-    handler.load(folder, "cpu", {"max_new_tokens": 220, "dtype": "float32", **options})
+def load(shape: Shape, folder: Path, **options: Any) -> Any:
+    """Load a shape; nobody may complain meanwhile."""
+    handler: Any = DescribeImage() if shape.sees else GenerateDescription()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        handler.load(write(shape, folder), "cpu", {**PADDED, "dtype": "float32", **options})
     return handler
 
 
@@ -62,82 +51,154 @@ def ask(handler: Any, **fields: Any) -> Any:
 
 
 def answer(handler: Any, request: Any) -> Any:
-    """Take a request to its end."""
     tasks = tasks_for([request])
     handler.admit(tasks)
     (result,) = step_to_end(handler, tasks)
     return handler.postprocess(result)
 
 
-@pytest.mark.parametrize("repository", SHAPES)
-def test_a_checkpoint_answers(repository: str, folders: dict[str, Path]) -> None:
-    handler = load(folders[repository], sees=SHAPES[repository].sees)
-    output = answer(handler, ask(handler))
+@pytest.mark.parametrize("repository", [shape.repository for shape in SHAPES])
+def test_a_checkpoint_loads_without_a_word_and_answers(
+    repository: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shape = {**QWEN, **MISTRAL}[repository]
+    write(shape, tmp_path)
+    capfd.readouterr()
+    caplog.clear()
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        handler: Any = DescribeImage() if shape.sees else GenerateDescription()
+        handler.load(tmp_path, "cpu", {**PADDED, "dtype": "float32"})
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert capfd.readouterr().err == ""
+    output = answer(handler, ask(handler, max_new_tokens=220))
     assert output.description
-    assert output.usage.completion_tokens
-    assert bool(output.usage.picture_tokens) == SHAPES[repository].sees
     handler.unload()
 
 
-def test_checkpoints_load_without_a_word(folders: dict[str, Path]) -> None:
-    paths = [str(folder) for folder in folders.values()]
-    # In a process of its own: many warnings are given once in the life of one.
-    done = subprocess.run(
-        [sys.executable, "-W", "default", "-c", LOAD_ALL, *paths],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=DEMO.parents[1],
-        check=False,
-    )
-    assert done.stdout.decode().splitlines() == paths
-    assert done.returncode == 0
+@pytest.mark.parametrize("repository", [shape.repository for shape in SHAPES])
+def test_the_released_sizes_are_those_of_the_table(repository: str, tmp_path: Path) -> None:
+    prepare_torch()
+    import torch
+    import transformers
+
+    shape = {**QWEN, **MISTRAL}[repository]
+    (tmp_path / "config.json").write_text(json.dumps(shape.config))
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        model = getattr(transformers, shape.config["architectures"][0])(config)
+    tied = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    assert sum(tied.values()) / 1e9 == pytest.approx(shape.parameters, rel=0.02)
 
 
-@pytest.mark.parametrize("repository", SHAPES)
-def test_text_is_split_as_tokenizer_json_says(repository: str, folders: dict[str, Path]) -> None:
-    from tokenizers import Tokenizer
-
-    written = Tokenizer.from_file(str(folders[repository] / "tokenizer.json"))
-    chat = read_checkpoint(folders[repository], TAKEN).chat
-    for text in ("A red mug", "  two  spaces\n\nIt's 2026: größe, 日本語 \N{PILE OF POO}", "[INST] HTTPServer<s>x</s>"):
-        ids = written.encode(text, add_special_tokens=False).ids
-        assert chat.backend.encode(text, add_special_tokens=False).ids == ids
-        assert chat.backend.decode(ids) == written.decode(ids)
-
-
-def test_qwen3_samples_as_it_asks_for_and_greedily_if_the_caller_says_so(folders: dict[str, Path]) -> None:
-    handler = load(folders["Qwen/Qwen3-VL-4B-Instruct"], sees=True)
+def test_qwen3_samples_as_it_asks_for_and_greedily_if_the_caller_says_so(tmp_path: Path) -> None:
+    handler = load(QWEN["Qwen/Qwen3-VL-4B-Instruct"], tmp_path)
     assert ask(handler).sampling == Sampling(0.7, 0.8, 20, presence_penalty=1.5)
     assert ask(handler, temperature=0.0).sampling.temperature == 0.0
     assert ask(handler, top_p=0.5, seed=3).sampling == Sampling(0.7, 0.5, 20, presence_penalty=1.5, seed=3)
-    assert answer(handler, ask(handler, temperature=0.0)) == answer(handler, ask(handler, temperature=0.0))
     handler.unload()
 
 
-def test_a_temperature_of_next_to_nothing_is_greedy(folders: dict[str, Path]) -> None:
-    checkpoint = read_checkpoint(folders["Qwen/Qwen2.5-VL-7B-Instruct"], TAKEN)
-    assert checkpoint.sampling == Sampling(repetition_penalty=1.05)
+def test_checkpoints_that_ask_for_next_to_no_temperature_are_greedy(tmp_path: Path) -> None:
+    qwen = load(QWEN["Qwen/Qwen2.5-VL-7B-Instruct"], tmp_path)
+    assert ask(qwen).sampling == Sampling(repetition_penalty=1.05)
+    qwen.unload()
 
 
-@pytest.mark.parametrize("repository", [name for name in SHAPES if name.startswith("mistralai/")])
-def test_mistrals_are_greedy_until_the_caller_says_otherwise(repository: str, folders: dict[str, Path]) -> None:
-    sampling = read_checkpoint(folders[repository], TAKEN).sampling
-    assert sampling == Sampling()
-    assert sampling.but(temperature=0.4) == Sampling(0.4)
+def test_mistral_is_greedy_until_the_caller_says_otherwise(tmp_path: Path) -> None:
+    mistral = load(MISTRAL["mistralai/Mistral-7B-Instruct-v0.3"], tmp_path)
+    assert ask(mistral).sampling == Sampling()
+    assert ask(mistral, temperature=0.4).sampling == Sampling(0.4)
+    mistral.unload()
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2.5-vl"])
-def test_the_demo_models_are_greedy(name: str) -> None:
-    assert read_checkpoint(DEMO / name, TAKEN).sampling.temperature == 0.0
+def test_eight_bits_answer_what_they_stand_for(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from aiservices.handlers.text.own.dequantised import dequantise
+
+    (tmp_path / "eight").mkdir()
+    eight = load(MISTRAL["mistralai/Ministral-3-3B-Instruct-2512"], tmp_path / "eight")
+    expected = answer(eight, ask(eight))
+    eight.unload()
+
+    wide = Path(shutil.copytree(tmp_path / "eight", tmp_path / "wide"))
+    stored = {name: weight for shard in sorted(wide.glob("*.safetensors")) for name, weight in load_file(shard).items()}
+    assert any(name.endswith("_scale_inv") for name in stored)
+    weights = {
+        name: dequantise(weight, stored[f"{name}_scale_inv"]) if f"{name}_scale_inv" in stored else weight
+        for name, weight in stored.items()
+        if not name.endswith(("_scale_inv", "activation_scale"))
+    }
+    (wide / "model.safetensors.index.json").unlink()
+    save_file(weights, wide / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((wide / "config.json").read_text())
+    del config["quantization_config"]
+    (wide / "config.json").write_text(json.dumps(config))
+    handler = GenerateDescription()
+    handler.load(wide, "cpu", {**PADDED, "dtype": "float32"})
+    assert answer(handler, ask(handler)) == expected
+    handler.unload()
 
 
-def test_ministral_gets_a_short_system_prompt(folders: dict[str, Path]) -> None:
-    handler = load(folders["mistralai/Ministral-3-3B-Instruct-2512"], sees=False)
+def test_scales_are_of_the_whole_of_rows_or_of_blocks() -> None:
+    import torch
+
+    from aiservices.handlers.text.own.dequantised import dequantise
+
+    weight = torch.ones(5, 6).to(torch.float8_e4m3fn)
+    assert dequantise(weight, torch.tensor(0.5)).eq(0.5).all()
+    rows = dequantise(weight, torch.arange(5.0)[:, None])
+    assert rows.tolist() == [[float(row)] * 6 for row in range(5)]
+    blocks = dequantise(weight, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), (3, 4))
+    assert blocks.tolist() == [[1.0] * 4 + [2.0] * 2] * 3 + [[3.0] * 4 + [4.0] * 2] * 2
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "compressed-tensors", "mxfp4"])
+def test_other_ways_of_quantising_are_refused_in_one_line(method: str, tmp_path: Path) -> None:
+    write(MISTRAL["mistralai/Mistral-7B-Instruct-v0.3"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 128, "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    handler = GenerateDescription()
+    with pytest.raises(ServiceError, match=rf"quantised by {method}, .* 16-bit weights, or options\.engine = \"vllm\""):
+        handler.load(tmp_path, "cpu", {})
+    handler.unload()
+
+
+def test_a_scale_that_is_missing_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write(MISTRAL["mistralai/Ministral-3-3B-Instruct-2512"], tmp_path)
+    scale = "language_model.model.layers.1.mlp.up_proj.weight_scale_inv"
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    shard = tmp_path / index["weight_map"][scale]
+    stored = load_file(shard)
+    del stored[scale]
+    save_file(stored, shard, metadata={"format": "pt"})
+    with pytest.raises(ServiceError, match=rf"lacks {scale}"):
+        GenerateDescription().load(tmp_path, "cpu", {})
+
+
+def test_ministral_gets_a_short_system_prompt_without_a_date(tmp_path: Path) -> None:
+    handler = load(MISTRAL["mistralai/Ministral-3-3B-Instruct-2512"], tmp_path)
     backend = handler.loaded.checkpoint.chat.backend
 
     def text(**fields: Any) -> str:
         return str(backend.decode(list(ask(handler, **fields).prompt.token_ids), skip_special_tokens=False))
 
     assert text().startswith(f"<s>[SYSTEM_PROMPT]{OWN_SYSTEM_PROMPT}[/SYSTEM_PROMPT][INST]")
+    assert "current date" not in text()
     assert text(system_prompt="Be brief.").startswith("<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]")
+    handler.unload()
+
+
+def test_short_system_prompts_of_templates_stay(tmp_path: Path) -> None:
+    handler = load(QWEN["Qwen/Qwen2.5-VL-7B-Instruct"], tmp_path)
+    backend = handler.loaded.checkpoint.chat.backend
+    text = backend.decode(list(ask(handler).prompt.token_ids), skip_special_tokens=False)
+    assert text.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user")
     handler.unload()

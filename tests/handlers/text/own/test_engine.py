@@ -306,9 +306,6 @@ class _Refusing:
         if self.taken == 3:
             raise ValueError("left its grammar")
 
-    def keep_small(self, bits: Any) -> None:
-        pass
-
     def to_bytes(self, tokens: Sequence[int]) -> bytes:
         return b"x" * len(tokens)
 
