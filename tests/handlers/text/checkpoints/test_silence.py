@@ -34,8 +34,9 @@ for folder in sys.argv[1:]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each shape, written once."""
-    names = {shape: shape.repository.replace("/", "-") for shape in SHAPES}
-    return {shape.repository: write(shape, tmp_path_factory.mktemp(name)) for shape, name in names.items()}
+    return {
+        shape.repository: write(shape, tmp_path_factory.mktemp(shape.repository.replace("/", "-"))) for shape in SHAPES
+    }
 
 
 @pytest.mark.timeout(300)
