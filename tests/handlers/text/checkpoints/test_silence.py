@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +67,30 @@ def test_text_is_split_as_tokenizer_json_says(repository: str, folders: dict[str
         ids = written.encode(text, add_special_tokens=False).ids
         assert chat.backend.encode(text, add_special_tokens=False).ids == ids
         assert chat.backend.decode(ids) == written.decode(ids)
+
+
+@pytest.mark.parametrize("repository", [shape.repository for shape in SHAPES if not shape.sees])
+def test_a_full_vocabulary_of_mistrals_is_neither_warned_of_nor_split_otherwise(
+    repository: str, folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Above 100 000 tokens transformers proposes another way to split words; v0.3's would lose its spaces by it."""
+    from tokenizers import Tokenizer
+
+    folder = shutil.copytree(folders[repository], tmp_path, dirs_exist_ok=True)
+    written = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = written["model"]["vocab"]
+    vocabulary.update({f"word{number}": number for number in range(len(vocabulary), 131072)})
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    listener = logging.getLogger("transformers")
+    listener.addHandler(caplog.handler)
+    try:
+        chat = read_checkpoint(folder, TAKEN).chat
+    finally:
+        listener.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    text = "Two words: HTTPServer, 2026."
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    assert chat.backend.encode(text, add_special_tokens=False).ids == ids
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2.5-vl"])
