@@ -78,7 +78,8 @@ async def test_voices_in_a_bucket_are_listed_spoken_with_and_listened_to_once(
     make = VoiceStore.make
 
     def counted(store: VoiceStore, clip: Any) -> Any:
-        made.append(clip.digest)
+        if clip.digest:  # what the model warms up with has none
+            made.append(clip.digest)
         return make(store, clip)
 
     monkeypatch.setattr(VoiceStore, "make", counted)

@@ -102,7 +102,7 @@ def random_weights() -> Iterator[None]:
         model_class = getattr(transformers, checkpoint.auto_class)._model_mapping[type(checkpoint.config)]
         with torch.device(device):
             before = torch.get_default_dtype()
-            torch.set_default_dtype(torch.bfloat16)
+            torch.set_default_dtype(getattr(torch, options.dtype))
             try:
                 model = model_class(checkpoint.config)
             finally:
@@ -113,9 +113,10 @@ def random_weights() -> Iterator[None]:
         yield
 
 
-def load(engine: str, checkpoint: Checkpoint, device: str, rows: int, sees: bool) -> TextEngine:
+def load(engine: str, checkpoint: Checkpoint, asked: argparse.Namespace, sees: bool) -> TextEngine:
     """Start an engine with random weights."""
-    options = GenerationOptions(dtype="bfloat16", max_new_tokens=4096, cpu_threads=1)
+    device = asked.device
+    options = GenerationOptions(dtype=asked.dtype, max_new_tokens=4096, cpu_threads=1)
     pictures = read_picture_size(checkpoint, 1280) if sees else None
     if engine == "own":
         from aiservices.handlers.text.own.loading import load_engine as load_own
@@ -164,15 +165,15 @@ def measure_text(asked: argparse.Namespace, bytes_per_s: float) -> tuple[list[De
     decoded, seen = [], {}
     with tempfile.TemporaryDirectory() as name:
         for engine in asked.engines:
-            for shape in (MISTRAL, QWEN):
+            for shape in (MISTRAL,) if asked.no_pictures else (MISTRAL, QWEN):
                 folder = Path(name) / f"{engine}-{shape.sees}"
                 folder.mkdir()
                 checkpoint = write_shape(shape, folder, asked)
-                loaded = load(engine, checkpoint, asked.device, max(asked.rows), shape.sees)
+                loaded = load(engine, checkpoint, asked, shape.sees)
                 if shape.sees:
                     seen[engine] = read_pictures(loaded, checkpoint.config.image_token_id, asked.pictures)
                 else:
-                    weights = 2 * (asked.billions or MISTRAL.parameters) * 1e9
+                    weights = (2 if asked.dtype == "bfloat16" else 4) * (asked.billions or MISTRAL.parameters) * 1e9
                     for rows in asked.rows:
                         rate = decode(loaded, rows, asked.steps)
                         decoded.append(Decoded(engine, rows, rate, rows * bytes_per_s / weights))
@@ -220,6 +221,8 @@ def main() -> None:
     add("--hidden", type=int, default=0, help="a smaller model, of so many channels, to try the script out")
     add("--layers", type=int, default=2, help="of the smaller model")
     add("--billions", type=float, default=0.0, help="parameters of the smaller model, for the bound")
+    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: bfloat16")
+    add("--no-pictures", action="store_true", help="leave the pictures out")
     add("--no-speech", action="store_true", help="leave Chatterbox out")
     asked = parser.parse_args()
     prepare_torch()

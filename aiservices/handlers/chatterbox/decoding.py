@@ -6,17 +6,13 @@ the time; a captured graph launches them at once.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import torch
 
 from aiservices.handlers.chatterbox.slots import Slots
-from aiservices.handlers.torch_runtime import capture_lock
-
-log = logging.getLogger(__name__)
+from aiservices.handlers.cuda_graphs import Captured, Capturer
 
 _WIDTH_STEP = 256
 
@@ -55,9 +51,8 @@ class _Shape:
 
     hidden: torch.Tensor
     positions: torch.Tensor
-    out: torch.Tensor | None = None
     attention: list[torch.Tensor] = attrs.field(factory=list)
-    graph: torch.cuda.CUDAGraph | None = None
+    captured: Captured | None = None
 
 
 class PaddedDecoder(Decoder):
@@ -74,7 +69,7 @@ class PaddedDecoder(Decoder):
         super().__init__(slots, device)
         self._fixed, self._graphs = fixed, graphs
         self._shapes: dict[tuple[int, int], _Shape] = {}
-        self._pool: Any = None
+        self._capturer = Capturer()
 
     def prepare(self, width: int) -> None:
         """Capture every shape there can be, the largest first, whose memory the others then use."""
@@ -114,31 +109,16 @@ class PaddedDecoder(Decoder):
 
     def _run(self, shape: _Shape, width: int) -> torch.Tensor:
         self._capture(shape, width)
-        if shape.graph is not None and shape.out is not None:
-            shape.graph.replay()
-            return shape.out.clone()  # the next replay writes there again
+        if shape.captured is not None:
+            return shape.captured.replay().clone()  # the next replay writes there again
         out = self._slots.decode(shape.hidden, shape.positions, width)
         shape.attention = self._slots.attention
         return out
 
     def _capture(self, shape: _Shape, width: int) -> None:
-        """Capture a shape, unless that failed before; other threads may use the device meanwhile."""
-        if not self._graphs or shape.graph is not None:
+        """Capture a shape, unless that was done or is of no use."""
+        if not self._graphs or shape.captured is not None:
             return
-        with capture_lock:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # the first runs choose kernels and must not be part of the graph
-                for _ in range(2):
-                    self._slots.decode(shape.hidden, shape.positions, width)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                    shape.out = self._slots.decode(shape.hidden, shape.positions, width)
-            except RuntimeError:
-                log.warning("CUDA graphs are turned off: a step could not be captured", exc_info=True)
-                self._graphs = False
-                return
-        shape.graph, shape.attention = graph, self._slots.attention
+        shape.captured = self._capturer.capture(lambda: self._slots.decode(shape.hidden, shape.positions, width))
+        shape.attention = self._slots.attention
+        self._graphs = shape.captured is not None

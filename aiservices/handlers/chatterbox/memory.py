@@ -29,7 +29,7 @@ class _Speaker:
     """A language model of speech: how large it is.
 
     Attributes:
-        parameters: as the library's class counts them.
+        parameters: as the library's class counts them, without what is dropped at load.
         states: numbers that the keys and values of one token are.
         passes: rows that one piece takes, two where it is guided.
     """
@@ -42,8 +42,8 @@ class _Speaker:
 _SPEAKERS: Mapping[str, _Speaker] = {
     "english": _Speaker(532e6, 2 * 30 * 1024, 2),
     "multilingual": _Speaker(536e6, 2 * 30 * 1024, 2),
-    "turbo": _Speaker(479e6, 2 * 24 * 1024, 1),
-    "nano": _Speaker(217e6, 2 * 12 * 768, 1),
+    "turbo": _Speaker(427e6, 2 * 24 * 1024, 1),
+    "nano": _Speaker(179e6, 2 * 12 * 768, 1),
 }
 
 

@@ -46,6 +46,9 @@ class T3Embedding:
         Returns:
             ``[tokens, width]``.
         """
+        for given in (speaker, prompt):
+            if given is not None and given.is_cuda:  # of another stream, which must not write its next voice there yet
+                given.record_stream(torch.cuda.current_stream())
         cond = self._t3_cond(
             speaker_emb=speaker.clone(),
             cond_prompt_speech_tokens=prompt,

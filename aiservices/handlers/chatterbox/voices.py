@@ -2,8 +2,9 @@
 
 A voice is made in the pool, while the model speaks. The modules that listen (the voice encoder, S3Gen's tokenizer and
 its speaker encoder) only read their weights, and nobody else runs them; what the library makes at the first use and
-keeps, it makes when the model warms up, before there are jobs. On a GPU the pool's threads use the default stream, and
-a voice is complete when it is handed out. A model that is unloaded meanwhile lives until the voice is made.
+keeps, it makes when the model warms up, before there are jobs. On a GPU the pool's threads use the default stream, not
+the model's, and a voice is complete when it is handed out. A model that is unloaded meanwhile lives until the voice is
+made.
 
 A voice takes 0.2 MB, if gradients are off where it is made: with them it holds 233 MB. What is kept is never handed to
 the library, which casts and fills in place.

@@ -18,7 +18,7 @@ _MARKER = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
 
 OWN_SYSTEM_PROMPT = "You are a helpful assistant."
 """Sent where a chat template would put a long prompt of its own before a chat that has none: Ministral 3's takes 550
-tokens of every request, for tools that there are none of and a date, so that no answer could be repeated tomorrow."""
+tokens of every request, for a date and for tools that there are none of."""
 
 _SHORT_CHARACTERS = 400
 """Before the first turn: markers and a short system prompt, as the 60 of Qwen2.5-VL's, stay below."""

@@ -46,6 +46,7 @@ def estimate_memory(
     width = _BYTES.get(options.dtype) or (2 if on_gpu else 4)
     slots = 1 << (rows - 1).bit_length()  # as many as the cache makes
     tokens = slots * (PROMPT_TOKENS + picture_tokens + options.max_new_tokens)
+    tokens = min(tokens, options.cache_tokens or tokens)
     try:
         text = config.get("text_config", config)
         weights = _decoder(text, bool(config.get("tie_word_embeddings", False)))

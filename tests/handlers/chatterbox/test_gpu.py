@@ -19,36 +19,21 @@ from aiservices.handlers.chatterbox.gpu import prepare_gpu
 pytestmark = pytest.mark.chatterbox
 
 
-def state() -> tuple[bool, bool]:
-    """Whether products are in TF32, and whether attention may be cuDNN's."""
-    cuda: Any = torch.backends.cuda  # parts of it are untyped
-    return cuda.matmul.allow_tf32, cuda.cudnn_sdp_enabled()
-
-
 @pytest.fixture
-def switches() -> Iterator[None]:
-    before = state()
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before[0]
-    torch.backends.cuda.enable_cudnn_sdp(before[1])
-
-
-def test_a_cpu_is_left_as_it_is(switches: None) -> None:
+def tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    prepare_gpu("cpu")
-    assert state() == (False, True)
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@pytest.mark.parametrize(("device", "chosen"), [("cuda", []), ("cuda:1", ["cuda:1"])])
-def test_a_gpu_multiplies_in_tf32_and_is_the_threads_own(
-    switches: None, monkeypatch: pytest.MonkeyPatch, device: str, chosen: list[str]
-) -> None:
-    set_to: list[str] = []
-    monkeypatch.setattr(torch.cuda, "set_device", set_to.append)
+@pytest.mark.parametrize(("device", "faster"), [("cpu", False), ("cuda", True), ("cuda:1", True)])
+def test_only_a_gpu_multiplies_in_tf32(tf32: None, monkeypatch: pytest.MonkeyPatch, device: str, faster: bool) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr("aiservices.handlers.chatterbox.gpu.take_device", taken.append)
     prepare_gpu(device)
-    assert set_to == chosen
-    assert state() == (True, False)
+    assert taken == [device]
+    assert torch.backends.cuda.matmul.allow_tf32 is faster
 
 
 class _Slots:

@@ -51,6 +51,8 @@ def test_the_sizes_are_those_of_the_librarys_classes(variant: Variant) -> None:
     library = import_library()
     with torch.device("meta"):
         speaker = library.english.T3(_config(library, variant))
+    if speaker.is_gpt:
+        del speaker.tfmr.wte  # as when it is loaded
     assert _SPEAKERS[variant.name].parameters == pytest.approx(
         sum(parameter.numel() for parameter in speaker.parameters()), rel=0.005
     )

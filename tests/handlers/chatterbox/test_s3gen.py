@@ -146,6 +146,23 @@ def test_a_vocoder_of_all_rows_together_sounds_as_the_library_alone(
     assert farthest(together, expected(meanflow)) < 1e-4
 
 
+def test_rows_that_fail_together_sound_alone_as_they_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = S3GenEngine(model(False), "cpu", max_tokens=16_000)
+    sounds = ours._vocoder.sounds
+
+    def failing(spectrograms: Sequence[Any], generators: Sequence[Any]) -> list[Samples]:
+        if len(spectrograms) > 1 or spectrograms[0].shape[2] == 2 * LENGTHS[1]:
+            raise ValueError("this row cannot be heard")
+        return sounds(spectrograms, generators)
+
+    monkeypatch.setattr(ours._vocoder, "sounds", failing)
+    made, theirs = ours.render(requests(False)), list(expected(False))
+    ours.close()
+    assert isinstance(made.pop(1), ValueError)
+    del theirs[1]
+    assert farthest(sound(made), theirs) < 1e-4
+
+
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     ours = S3GenEngine(model(False), "cpu")

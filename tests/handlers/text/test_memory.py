@@ -47,6 +47,8 @@ def test_rows_take_their_keys_and_values() -> None:
     # 32 layers of 8 heads of 128, keys and values, two bytes: 128 KiB a token, for 16 rows of 1024 + 512
     assert need.cache_gib == pytest.approx(16 * 1536 * 128 / 2**20)
     assert estimate_memory(MISTRAL_CONFIG, "cuda", GenerationOptions(), 9).cache_gib == need.cache_gib
+    bounded = estimate_memory(MISTRAL_CONFIG, "cuda", GenerationOptions(cache_tokens=8192), 16)
+    assert bounded.cache_gib == pytest.approx(8192 * 128 / 2**20)
     assert 0.5 < need.activations_gib < 1
     assert need.total_gib == need.weights_gib + need.cache_gib + need.activations_gib
 

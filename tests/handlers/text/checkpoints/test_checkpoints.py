@@ -116,6 +116,7 @@ def test_mistral_is_greedy_until_the_caller_says_otherwise(tmp_path: Path) -> No
 
 
 def test_eight_bits_answer_what_they_stand_for(tmp_path: Path) -> None:
+    import torch
     from safetensors.torch import load_file, save_file
 
     from aiservices.handlers.text.own.dequantised import dequantise
@@ -129,7 +130,9 @@ def test_eight_bits_answer_what_they_stand_for(tmp_path: Path) -> None:
     stored = {name: weight for shard in sorted(wide.glob("*.safetensors")) for name, weight in load_file(shard).items()}
     assert any(name.endswith("_scale_inv") for name in stored)
     weights = {
-        name: dequantise(weight, stored[f"{name}_scale_inv"]) if f"{name}_scale_inv" in stored else weight
+        name: dequantise(weight, stored[f"{name}_scale_inv"], torch.float32)
+        if f"{name}_scale_inv" in stored
+        else weight
         for name, weight in stored.items()
         if not name.endswith(("_scale_inv", "activation_scale"))
     }
@@ -150,10 +153,10 @@ def test_scales_are_of_the_whole_of_rows_or_of_blocks() -> None:
     from aiservices.handlers.text.own.dequantised import dequantise
 
     weight = torch.ones(5, 6).to(torch.float8_e4m3fn)
-    assert dequantise(weight, torch.tensor(0.5)).eq(0.5).all()
-    rows = dequantise(weight, torch.arange(5.0)[:, None])
+    assert dequantise(weight, torch.tensor(0.5), torch.bfloat16).eq(0.5).all()
+    rows = dequantise(weight, torch.arange(5.0)[:, None], torch.float32)
     assert rows.tolist() == [[float(row)] * 6 for row in range(5)]
-    blocks = dequantise(weight, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), (3, 4))
+    blocks = dequantise(weight, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.float32, (3, 4))
     assert blocks.tolist() == [[1.0] * 4 + [2.0] * 2] * 3 + [[3.0] * 4 + [4.0] * 2] * 2
 
 
@@ -181,6 +184,20 @@ def test_a_scale_that_is_missing_is_named(tmp_path: Path) -> None:
     save_file(stored, shard, metadata={"format": "pt"})
     with pytest.raises(ServiceError, match=rf"lacks {scale}"):
         GenerateDescription().load(tmp_path, "cpu", {})
+
+
+def test_eight_bits_are_widened_one_weight_at_a_time(tmp_path: Path) -> None:
+    """All of them at once beside the model that is being made would be twice its memory."""
+    import torch
+
+    from aiservices.handlers.mistral import AUTO_CLASSES
+    from aiservices.handlers.text.checkpoint import read_checkpoint
+    from aiservices.handlers.text.own.dequantised import source_of_weights
+
+    write(MISTRAL["mistralai/Ministral-3-3B-Instruct-2512"], tmp_path)
+    weights = source_of_weights(read_checkpoint(tmp_path, AUTO_CLASSES), torch.bfloat16)["state_dict"]
+    assert not any(isinstance(weight, torch.Tensor) for weight in weights.values())
+    assert weights["language_model.model.layers.0.mlp.up_proj.weight"][...].dtype == torch.bfloat16
 
 
 def test_ministral_gets_a_short_system_prompt_without_a_date(tmp_path: Path) -> None:
