@@ -47,7 +47,7 @@ def rewritten(released: Path, to: Path, change: Any) -> Path:
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(released, to, dirs_exist_ok=True))
-    weights = {}
+    weights: dict[str, Any] = {}
     for path in folder.glob("model*.safetensors*"):
         if path.suffix == ".safetensors":
             weights.update(change(name, weight) for name, weight in load_file(path).items())
