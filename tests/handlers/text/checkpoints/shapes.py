@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from aiservices.handlers.torch_runtime import prepare_torch
 from tests.handlers.text.checkpoints.templates import (
@@ -28,6 +28,16 @@ _QWEN_VISION_TOKENS = {
     "vision_end_token_id": "<|vision_end|>",
     "image_token_id": "<|image_pad|>",
 }
+
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Where the words of Qwen's and of Mistral's newer tokenizers begin."""
 
 QWEN25_CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],
@@ -365,7 +375,7 @@ def write(shape: Shape, folder: Path) -> Path:
     qwen = shape.sees
     tokens = QWEN_TOKENS if qwen else (*MISTRAL_TOKENS, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
     make = byte_tokenizer if shape.tokenizer == "bytes" else metaspace_tokenizer
-    tokenizer = make(tokens)
+    tokenizer = split_as_released(make(tokens), shape.config["model_type"])
     config = _shrink(shape.config, tokenizer, qwen)
     _write_json(folder / "config.json", config)
     _write_weights(folder)
@@ -376,6 +386,20 @@ def write(shape: Shape, folder: Path) -> Path:
         _write_json(folder / name, content)
     _write_tokenizer(tokenizer, folder, shape, qwen)
     return folder
+
+
+def split_as_released(tokenizer: Tokenizer, model_type: str) -> Tokenizer:
+    """Let a tokenizer take text apart as the released one of its kind."""
+    if model_type == "mistral":
+        tokenizer.normalizer = normalizers.Sequence([])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+        return tokenizer
+    split = pre_tokenizers.Split(Regex(_TEKKEN_SPLIT if model_type == "mistral3" else _QWEN_SPLIT), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
+    if model_type != "mistral3":
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
 
 
 def _write_json(path: Path, content: Any) -> None:
