@@ -77,7 +77,7 @@ async def test_each_answered_request_counts_once(callers: int) -> None:
     assert 40 <= jobs.calls <= 40 + callers
     assert isinstance(outcome["seconds"], float)
     assert outcome["requests_per_s"] == pytest.approx(40 / outcome["seconds"])
-    assert 0 < float(outcome["p50_ms"]) <= float(outcome["p99_ms"]) <= outcome["seconds"] * 1000
+    assert 0 < float(outcome["p50_ms"]) <= float(outcome["p99_ms"])  # of requests that may have begun before the clock
 
 
 @pytest.mark.parametrize("callers", [1, 8])
