@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from aiservices.handlers.text.generation import GenerationRequest
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -20,6 +22,11 @@ class Detokenizer(Protocol):
 
     def finish(self) -> str:
         """Return what is left, without half a character at its end."""
+
+
+def make_detokenizer(request: GenerationRequest, tokenizer: Tokenizer) -> Detokenizer:
+    """Make the one for a request: by bytes where a grammar has checked them, else by a window of tokens."""
+    return WindowDetokenizer(tokenizer) if request.grammar is None else ByteDetokenizer(request.grammar.to_bytes)
 
 
 class WindowDetokenizer:

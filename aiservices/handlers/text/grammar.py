@@ -90,7 +90,7 @@ class GrammarRun:
 
     def __init__(self, grammar: Grammar) -> None:
         self.forced = deque()
-        self._hurried = False
+        self._hurried = self._ends_array = False
         self.matcher = grammar.matcher.deep_copy()
         self.tokens = grammar.tokens
         # One token may begin so many items that need not be there; and an answer may stand in some already.
@@ -116,11 +116,12 @@ class GrammarRun:
         self._unread.clear()
         self._hurried = remaining_tokens <= self._reader.needs() + self._leap
         if self._hurried:
+            self._ends_array = self._reader.ends_array(remaining_tokens)
             for piece in self._reader.forced_text(remaining_tokens):
                 self.forced.extend(self.tokens.encode(piece))
 
     def keep_small(self, allowed: NDArray[np.int32]) -> None:
-        """Forbid all but small tokens if the budget requires it; :attr:`JsonTokens.small`.
+        """Forbid all but small tokens, and one more number in an array, if the budget requires it.
 
         Args:
             allowed: bits of the tokens that the grammar allows, ``[vocabulary / 32]``; changed in place.
@@ -128,6 +129,8 @@ class GrammarRun:
         if not self._hurried:
             return
         small = allowed & self.tokens.small[: len(allowed)]
+        if self._ends_array:
+            small &= ~self.tokens.commas[: len(allowed)]
         # Where its grammar leaves one way only, llguidance allows no other token than the longest along it.
         if small.any():
             allowed[:] = small

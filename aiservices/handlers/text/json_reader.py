@@ -44,13 +44,29 @@ class JsonReader:
         if self._structure:
             return (self._structure,)  # there is nothing to choose
         if isinstance(node, Between):
-            text, place = plan.next_item(path)
-            affordable = remaining_tokens - 1 >= plan.worst(text) + plan.cost(place)
-            return () if affordable else (plan.leave(path)[0],)
+            return () if self._affords_item(remaining_tokens) else (plan.leave(path)[0],)
         if node is None or not self._value or remaining_tokens > plan.cost_to_leave(self._place):
             return ()  # before a value its own tokens are counted in, so there is time for one at least
         pieces = (self._end_of_value(node), plan.closing(node) + plan.leave(path)[0])
         return tuple(piece for piece in pieces if piece)
+
+    def ends_array(self, remaining_tokens: int) -> bool:
+        """Whether a number is being written that has to be the last of its array.
+
+        A comma ends a number and begins the next item in one, so there is no place between them to decide at.
+
+        Args:
+            remaining_tokens: how many tokens may still come.
+        """
+        node, path = self._place
+        if self._structure or not isinstance(node, Number):
+            return False
+        array, begun = path[-1]
+        return isinstance(array, Items) and begun >= array.least and not self._affords_item(remaining_tokens)
+
+    def _affords_item(self, remaining_tokens: int) -> bool:
+        text, place = self._plan.next_item(self._place[1])
+        return remaining_tokens - 1 >= self._plan.worst(text) + self._plan.cost(place)
 
     def _take(self, byte: int) -> None:
         if self._structure:

@@ -31,11 +31,13 @@ class JsonTokens:
     Attributes:
         tokenizer: the view.
         small: tokens that end no value and begin none, but for single bytes: as bits, ``[vocabulary / 32]``.
+        commas: a comma alone, in the same shape.
         separators: most values that one token may separate.
     """
 
     tokenizer: LLTokenizer
     small: NDArray[np.int32]
+    commas: NDArray[np.int32]
     separators: int
 
     @classmethod
@@ -48,16 +50,19 @@ class JsonTokens:
         import numpy as np
 
         small = np.zeros((tokenizer.vocab_size + 31) // 32 * 32, dtype=np.uint8)
+        commas = np.zeros_like(small)
         separators, single = 1, set()
         for token, text in _texts(tokenizer):
             if _STRUCTURE.search(text) is None or len(text) == 1:
                 small[token] = 1
+                commas[token] = text == b","
                 single.add(text)
             else:
                 separators = max(separators, len(_SEPARATOR.findall(text)))
         if missing := [mark for mark in '"[]{},' if mark.encode() not in single]:
             raise ServiceError(f"the checkpoint's tokenizer has no tokens for {missing[0]!r} alone")
-        return cls(tokenizer, np.packbits(small, bitorder="little").view(np.int32), separators)
+        bits = [np.packbits(some, bitorder="little").view(np.int32) for some in (small, commas)]
+        return cls(tokenizer, *bits, separators)
 
     def count(self, text: bytes) -> int:
         """Tokens that some bytes take.

@@ -128,6 +128,21 @@ def answer_some_schema(view: Any, seed: int) -> None:
         check(ramble(grammar, grammar.least_tokens + spare, choose).decode(), schema)
 
 
+@pytest.mark.parametrize("item", [{"type": "integer"}, {"type": ["number", "null"]}], ids=["whole", "or null"])
+def test_a_comma_after_a_number_begins_no_item_that_is_one_too_many(view: Any, item: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": item, "maxItems": 40}}}
+    grammar = Grammar.compile(schema, view)
+    written = [view.decode([token]) for token in range(view.tokenizer.vocab_size)]
+    for seed in range(40):
+        dice = random.Random(seed)
+
+        def choose(tokens: list[int], dice: random.Random = dice) -> int:
+            liked = [token for token in tokens if written[token] in (b",", b"-", b"5")]
+            return dice.choice(liked or tokens)
+
+        check(ramble(grammar, grammar.least_tokens + seed, choose).decode(), schema)
+
+
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=30, deadline=None)
 def test_answers_of_any_schema_are_complete_within_their_budget(view: Any, seed: int) -> None:

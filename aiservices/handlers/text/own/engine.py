@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from aiservices.errors import JobFailed, OutOfMemory
 from aiservices.handler import Task
-from aiservices.handlers.text.detokenizer import ByteDetokenizer, WindowDetokenizer
+from aiservices.handlers.text.detokenizer import make_detokenizer
 from aiservices.handlers.text.engine import Ended
 from aiservices.handlers.text.generation import FinishReason, GenerationRequest, Prompt
 from aiservices.handlers.text.grammar import TokenMasks
@@ -129,7 +129,7 @@ class OwnEngine:
             task=task,
             sampler=Sampler.start(request, self._backbone.vocabulary, self._backbone.device),
             run=run,
-            detokenizer=ByteDetokenizer(run.to_bytes) if run else WindowDetokenizer(self._tokenizer),
+            detokenizer=make_detokenizer(request, self._tokenizer),
             number=next(self._numbers),
         )
 

@@ -130,11 +130,10 @@ class PromptReader:
                 self._reading = None
 
     def clear(self) -> None:
-        """Forget every row and the memory they hold."""
+        """Forget every row; the beginnings stay until :meth:`forget`."""
         self._waiting.clear()
         self._alone.clear()
         self._reading = None
-        self.forget()
 
     def forget(self) -> None:
         """Give back the beginnings that are kept."""

@@ -7,7 +7,6 @@ the model's thread. What a row shares with those of the package's own engine (it
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -26,9 +25,9 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from aiservices.errors import JobFailed, ModelBroken
 from aiservices.handler import Task
-from aiservices.handlers.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from aiservices.handlers.text.detokenizer import make_detokenizer
 from aiservices.handlers.text.engine import Ended
-from aiservices.handlers.text.generation import GenerationRequest, Prompt
+from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt
 from aiservices.handlers.text.row import Row
 from aiservices.handlers.text.vllm.error_log import ErrorLog
 from aiservices.handlers.text.vllm.plugin import BUDGET_KEY, STOP_SIGNAL
@@ -93,7 +92,7 @@ class VllmEngine:
             self._count += 1
             name = str(self._count)
             try:
-                row = Row(task, self._detokenizer(task.item))
+                row = Row(task, make_detokenizer(task.item, self._tokenizer))
                 self._engine.add_request(name, task.item.prompt.content, self._params(task.item))
             except EngineDeadError as error:
                 raise self._broken() from error
@@ -137,7 +136,7 @@ class VllmEngine:
         self.reset()
         processes = self._processes
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
+            if process.is_alive():  # the id of one that is not may be another's by now
                 os.kill(process.pid, STOP_SIGNAL)
         for process in processes:
             process.join(_STOP_S)
@@ -173,11 +172,6 @@ class VllmEngine:
         if names and not self._client.resources.engine_dead:
             self._engine.abort_request(list(names))
 
-    def _detokenizer(self, request: GenerationRequest) -> Detokenizer:
-        if request.grammar is not None:
-            return ByteDetokenizer(request.grammar.to_bytes)
-        return WindowDetokenizer(self._tokenizer)
-
     def _params(self, request: GenerationRequest) -> SamplingParams:
         grammar, max_tokens = None, request.max_new_tokens
         if request.grammar is not None:
@@ -196,26 +190,26 @@ class VllmEngine:
 
     def _take(self, name: str, row: Row, output: Any, now_s: float) -> None:
         """Add new tokens to a row and end it where they do."""
+        result: Generated | Exception
         try:
             row.tokens.extend(output.outputs[0].token_ids)
             if output.finished:
-                self._finish(row, output.outputs[0].finish_reason)
+                result = self._finish(row, output.outputs[0].finish_reason)
             elif row.stops():
-                self._ended.append((row.task, row.finish("stop", drop_last=False)))
-                self._abort([name])
-                return
+                result = row.finish("stop", drop_last=False)
             else:
                 row.write(now_s)
                 return
         except Exception as error:
-            self._ended.append((row.task, error))
-            if not output.finished:
-                self._abort([name])
-                return
-        del self._rows[name]
+            result = error
+        self._ended.append((row.task, result))
+        if output.finished:
+            del self._rows[name]
+        else:
+            self._abort([name])
 
-    def _finish(self, row: Row, reason: str | None) -> None:
+    def _finish(self, row: Row, reason: str | None) -> Generated:
         if reason not in ("stop", "length"):
             raise JobFailed(f"the engine gave the answer up: {reason or 'no reason told'}")
         stops = bool(row.tokens) and row.tokens[-1] in self._stop_ids
-        self._ended.append((row.task, row.finish("stop" if stops else "length", drop_last=stops)))
+        return row.finish("stop" if stops else "length", drop_last=stops)

@@ -24,13 +24,11 @@ _LEAST_BATCHED_TOKENS = 2048
 """What vLLM reads in one step by default."""
 _SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
     # The process has threads, and a fork would take their locks along.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
 }
-"""Environment of vLLM: nothing is reported or downloaded."""
+"""What vLLM reads of the environment here, too: nothing is reported."""
 _starting = threading.Lock()
 """A process takes its settings from the environment, which all threads share: one is started at a time."""
 
@@ -107,7 +105,12 @@ def _arguments(
 
 def _of_process(log: ErrorLog, device: str, options: GenerationOptions) -> dict[str, str]:
     """Environment of one engine's process."""
-    variables = {OWNER_VARIABLE: str(os.getpid()), "VLLM_LOGGING_CONFIG_PATH": str(log.config)}
+    variables = {
+        OWNER_VARIABLE: str(os.getpid()),
+        "VLLM_LOGGING_CONFIG_PATH": str(log.config),
+        "HF_HUB_OFFLINE": "1",  # there only: another service may have its model on a hub
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     if device.startswith("cuda:"):
         variables["CUDA_VISIBLE_DEVICES"] = _visible(int(device.removeprefix("cuda:")))
     if not device.startswith("cuda"):
