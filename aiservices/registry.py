@@ -27,8 +27,9 @@ from aiservices.model import MemoryBudget, check_budget, gpu_memory
 from aiservices.outputs import OutputStore
 from aiservices.quotas import Quotas
 from aiservices.sandbox import Children, Limits
-from aiservices.service import Service, Shared
+from aiservices.service import Service
 from aiservices.settings import Config, ServiceConfig
+from aiservices.shared import Shared
 from aiservices.storage import ModelStore
 from aiservices.webhooks import WebhookSender
 

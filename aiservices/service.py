@@ -10,64 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import attrs
 
 from aiservices.callers import Caller
 from aiservices.errors import InvalidInput, JobNotFound, ModelBroken, Unavailable
-from aiservices.fetch import Fetcher
 from aiservices.handler import Handler
 from aiservices.inputs import read_input
 from aiservices.jobs import EndReason, Job, JobManager, JobRecords, JobRequest, JobStatus, Page, Restorer, Stage, Wanted
-from aiservices.journal import JobRecord, Journal
+from aiservices.journal import JobRecord
 from aiservices.logs import get_logger
-from aiservices.metrics import Metrics
-from aiservices.model import LoadFailed, MemoryBudget, Model, ServiceState
-from aiservices.outputs import OutputStore
+from aiservices.model import LoadFailed, Model, ServiceState
 from aiservices.pipeline import Pipeline, Tools
-from aiservices.quotas import Quotas
-from aiservices.sandbox import Children
 from aiservices.settings import ServiceConfig
-from aiservices.storage import ModelStore
-from aiservices.webhooks import WebhookSender
+from aiservices.shared import Shared
 
 DRAIN_RETRY_AFTER_S = 10.0
 SHUTDOWN_REASON = "the server shut down before the job ended"
 
 log = get_logger(__name__)
-
-
-@attrs.frozen(kw_only=True)
-class Shared:
-    """What the services of one process share.
-
-    Attributes:
-        pool: threads for preprocessing and postprocessing.
-        children: processes for what may crash or hang.
-        load_slot: held while a model loads.
-        budget: of each device's memory.
-        worker_id: names this process in status objects.
-        on_broken: told when a service's model is beyond repair.
-        quotas: of callers' keys.
-        journal: keeps accepted jobs beyond the process; None: memory alone does.
-    """
-
-    fetcher: Fetcher
-    webhooks: WebhookSender
-    outputs: OutputStore
-    metrics: Metrics
-    store: ModelStore
-    pool: Executor
-    children: Children
-    load_slot: asyncio.Lock
-    budget: MemoryBudget
-    worker_id: str
-    on_broken: Callable[[], None]
-    quotas: Quotas
-    journal: Journal | None = None
 
 
 class Service:

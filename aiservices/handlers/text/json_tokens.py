@@ -61,8 +61,7 @@ class JsonTokens:
                 separators = max(separators, len(_SEPARATOR.findall(text)))
         if missing := [mark for mark in '"[]{},' if mark.encode() not in single]:
             raise ServiceError(f"the checkpoint's tokenizer has no tokens for {missing[0]!r} alone")
-        bits = [np.packbits(some, bitorder="little").view(np.int32) for some in (small, commas)]
-        return cls(tokenizer, *bits, separators)
+        return cls(tokenizer, _bits(small), _bits(commas), separators)
 
     def count(self, text: bytes) -> int:
         """Tokens that some bytes take.
@@ -102,6 +101,12 @@ def read_tokenizer(tokenizer: Tokenizer, vocabulary: int, stop_ids: Collection[i
     except ValueError as error:
         raise ServiceError(f"the checkpoint's tokenizer is of a kind that grammars do not support: {error}") from error
     return JsonTokens.of(view)
+
+
+def _bits(marked: NDArray[np.uint8]) -> NDArray[np.int32]:
+    import numpy as np
+
+    return np.packbits(marked, bitorder="little").view(np.int32)
 
 
 def _texts(tokenizer: Any) -> Iterator[tuple[int, bytes]]:
