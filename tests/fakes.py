@@ -21,8 +21,8 @@ from aiservices.outputs import OutputStore
 from aiservices.quotas import Quotas
 from aiservices.sandbox import Children, Limits
 from aiservices.service import Service
-from aiservices.shared import Shared
 from aiservices.settings import Config, OutputsConfig, S3Config, ServiceConfig, WebhookConfig
+from aiservices.shared import Shared
 from aiservices.storage import ModelStore
 from aiservices.trace import Trace
 from aiservices.webhooks import WebhookSender
