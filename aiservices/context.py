@@ -32,6 +32,9 @@ class Context(Protocol):
     def progress(self, fraction: float) -> None:
         """Report how much is done, 0 to 1. Callable from any thread."""
 
+    def wait(self, reason: str | None) -> None:
+        """Say why the model lets this job stand still after it took it; None once it goes on. From any thread."""
+
     def emit(self, chunk: Any) -> None:
         """Add one chunk to the job's stream. Callable from any thread; the buffer is bounded.
 

@@ -196,10 +196,14 @@ class FakeContext:
         self.fractions: list[float] = []
         self.chunks: list[Any] = []
         self.counted: list[tuple[Unit, float]] = []
+        self.waits: list[str | None] = []
         self._files = files or {}
 
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
+
+    def wait(self, reason: str | None) -> None:
+        self.waits.append(reason)
 
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)

@@ -48,6 +48,7 @@ class Job:
         error: one line of text, for FAILED and TIMED_OUT.
         reason: why it ended, in a word; None while it lives, and for one that ended in an earlier process.
         progress: 0 to 1, None until the handler reports some.
+        wait_reason: why it stands still although the model took it; None while it goes on.
         submitted_at, started_at, ended_at: seconds of the event loop's clock.
         recorded: whether the journal knows it.
         restored: whether it comes from an earlier process.
@@ -74,6 +75,7 @@ class Job:
     error: str | None = None
     reason: EndReason | None = None
     progress: float | None = None
+    wait_reason: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
     timer: Timer | None = None
@@ -238,6 +240,7 @@ class Job:
         self._span = self.batch_size = None
         self.stage_times = new_stage_times()
         self.output = self.error = self.reason = self.progress = self.started_at = self.ended_at = None
+        self.wait_reason = None
         self.submitted_at, self._end_was_read = self.jobs.now(), False
         self.stream.clear()
 
@@ -251,6 +254,11 @@ class Job:
         """Note how much is done, 0 to 1; a report of an attempt that is over is dropped."""
         if self.is_current(attempt):
             self.progress = min(1.0, max(0.0, fraction))
+
+    def set_wait_reason(self, attempt: int, reason: str | None) -> None:
+        """Note why the model lets it stand still, or that it goes on; of an attempt that is over it is dropped."""
+        if self.is_current(attempt):
+            self.wait_reason = reason
 
     def check_stream(self) -> None:
         """Make sure that there may be something to read.
@@ -279,8 +287,11 @@ class Job:
             shown["retries"] = self.attempt - 1
         if self.error is not None:
             shown["error"] = self.error
-        elif self.status is JobStatus.IN_PROGRESS and self.progress is not None:
-            shown["output"] = {"progress": self.progress}
+        elif self.status is JobStatus.IN_PROGRESS:
+            if self.progress is not None:
+                shown["output"] = {"progress": self.progress}
+            if self.wait_reason is not None:
+                shown["reason"] = self.wait_reason
         return shown
 
 

@@ -121,6 +121,10 @@ class Row:
         """Report how much is done, 0 to 1."""
         self._surroundings.calls.post(partial(self.job.set_progress, self.attempt, fraction))
 
+    def wait(self, reason: str | None) -> None:
+        """Say why the model lets the job stand still; None once it goes on."""
+        self._surroundings.calls.post(partial(self.job.set_wait_reason, self.attempt, reason))
+
     def emit(self, chunk: Any) -> None:
         """Add one chunk to the job's stream."""
         plain = chunk if isinstance(chunk, str) else msgspec.to_builtins(chunk, builtin_types=(bytes,), str_keys=True)

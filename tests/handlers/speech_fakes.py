@@ -41,6 +41,9 @@ class FakeContext:
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
 
+    def wait(self, reason: str | None) -> None:
+        raise AssertionError("speech makes room for what it took")
+
     def emit(self, chunk: Any) -> None:
         raise AssertionError("speech does not stream")
 

@@ -28,9 +28,13 @@ class FakeContext:
     chunks: list[str] = attrs.field(factory=list)
     fractions: list[float] = attrs.field(factory=list)
     counted: list[tuple[Unit, float]] = attrs.field(factory=list)
+    waits: list[str | None] = attrs.field(factory=list)
 
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
+
+    def wait(self, reason: str | None) -> None:
+        self.waits.append(reason)
 
     def emit(self, chunk: Any) -> None:
         self.chunks.append(chunk)

@@ -118,6 +118,22 @@ async def test_progress_is_shown_while_the_job_runs() -> None:
         assert service.status(job)["output"] == {"progress": 0.25}
 
 
+async def test_why_a_job_stands_still_is_shown_until_it_goes_on() -> None:
+    handler = Counting(free_running=False)
+    async with running(handler) as service:
+        job = ask(service, "a", count=4)
+        await until(handler.waiting.is_set)
+        (task,) = handler.rows
+        task.context.wait("no room")
+        await until(lambda: service.status(job).get("reason") == "no room")
+        task.context.wait(None)
+        await until(lambda: "reason" not in service.status(job))
+        task.context.wait("no room")
+        handler.turn.release(4)
+        assert await ended(service, job) == ["COMPLETED"]
+        assert "reason" not in service.status(job)
+
+
 async def test_a_stream_that_nobody_reads_stays_within_its_bound() -> None:
     async with running(Counting(), stream_buffer_bytes=200) as service:
         job = ask(service, "a", count=5000)

@@ -83,6 +83,9 @@ class WarmUpContext:
     def progress(self, fraction: float) -> None:
         """Tell nobody."""
 
+    def wait(self, reason: str | None) -> None:
+        """Tell nobody."""
+
     def emit(self, chunk: Any) -> None:
         """Tell nobody."""
 

@@ -167,6 +167,10 @@ class PromptReader:
                 break
             lengths.append(len(prompt.token_ids))
         rows = [self._waiting.popleft() for _ in lengths]
+        for row in rows:
+            row.go_on()
+        for row in self._waiting if not rows else ():
+            row.wait()
         self._alone.difference_update(rows)
         return rows
 

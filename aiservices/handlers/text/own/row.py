@@ -10,6 +10,10 @@ from aiservices.handlers.text.own.sampling import Sampler
 from aiservices.handlers.text.row import Row
 
 
+NO_ROOM = "the model's memory is full (cache_tokens): it goes on once others have ended"
+"""What the caller of a row is told that waits for room."""
+
+
 @attrs.define(eq=False, kw_only=True)
 class OwnRow(Row):
     """A generation whose tokens are chosen here.
@@ -19,12 +23,26 @@ class OwnRow(Row):
         run: its way through its grammar; None without one.
         failure: what to fail with at its next token.
         number: higher than that of every row that came before it.
+        waits: whether its caller was told that it waits for room.
     """
 
     sampler: Sampler
     run: GrammarRun | None
     failure: Exception | None = None
     number: int = 0
+    waits: bool = False
+
+    def wait(self) -> None:
+        """Tell the caller that there is no room for it now."""
+        if not self.waits:
+            self.waits = True
+            self.task.context.wait(NO_ROOM)
+
+    def go_on(self) -> None:
+        """Tell a caller who knows that it waited that it goes on."""
+        if self.waits:
+            self.waits = False
+            self.task.context.wait(None)
 
     @property
     def prompt(self) -> Prompt:

@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="needs torch and transformers: pip install '
 from aiservices.errors import InvalidInput, OutOfMemory
 from aiservices.handlers.text.engine import generate
 from aiservices.handlers.text.generation import Generated, GenerationRequest, Prompt, Sampling, fit_new_tokens
+from aiservices.handlers.text.own.row import NO_ROOM
 from tests.handlers.text.own.loading import load_engine, same_model, tokens_alone
 from tests.handlers.text.own.test_engine import prompt, requests, tokens_of
 from tests.handlers.text_fakes import FakeContext, step_to_end, tasks_for
@@ -50,6 +51,10 @@ def test_rows_wait_for_room_and_the_cache_stays_within_its_bound(
 
     assert tokens_of(step_to_end(engine, tasks, before_step=look)) == alone
     assert 64 <= max(most) <= limit
+    told = [task.context.waits for task in tasks if isinstance(task.context, FakeContext)]
+    assert told[0] == []
+    assert [NO_ROOM, None] in told, "who waits is told so, and that it goes on"
+    assert all(waits == [NO_ROOM, None] * (len(waits) // 2) for waits in told)
 
 
 def test_a_row_that_grows_beyond_the_bound_makes_way_and_goes_on_with_its_tokens(model: Any) -> None:
