@@ -9,7 +9,6 @@ from aiservices.handlers.text.grammar import GrammarRun
 from aiservices.handlers.text.own.sampling import Sampler
 from aiservices.handlers.text.row import Row
 
-
 NO_ROOM = "the model's memory is full (cache_tokens): it goes on once others have ended"
 """What the caller of a row is told that waits for room."""
 
