@@ -259,6 +259,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/install", add_help=False)
     parser.add_argument("profile", nargs="?")
     parser.add_argument("--with", dest="more", default="", metavar="EXTRA[,EXTRA]")
+    parser.add_argument("--only", metavar="EXTRA[,EXTRA]")
     parser.add_argument("--dry-run", action="store_true")
     return parser.parse_args(arguments)
 
@@ -270,7 +271,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         extras = read_extras(ROOT)
         wanted = wanted_extras(options, environ, extras)
         if options.dry_run:
-            print(f"aiservices[{','.join(sorted(wanted))}]")
+            print(",".join(sorted(wanted)))
             return 0
         Environment(ROOT, run_command).install(wanted, extras)
     except InstallError as error:
@@ -286,9 +287,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def wanted_extras(options: argparse.Namespace, environ: Mapping[str, str], extras: Mapping[str, Any]) -> set[str]:
     """Return the extras of the profile and those asked for by name."""
-    named = {name.strip() for name in options.more.split(",") if name.strip()}
+    named = {name.strip() for name in (options.only or options.more).split(",") if name.strip()}
     if unknown := named - set(extras):
         raise InstallError(f"no extra {sorted(unknown)[0]!r} in setup.cfg; there are: {', '.join(extras)}")
+    if options.only is not None:
+        return named
     path = Path(environ.get("AISERVICES_CONFIG") or ROOT / "services.toml")
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
