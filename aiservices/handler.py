@@ -118,6 +118,9 @@ class Handler(abc.ABC, Generic[InputT, OutputT]):
     Input: ClassVar[type[Any]]
     Output: ClassVar[type[Any]]
 
+    Options: ClassVar[type[Any] | None] = None
+    """An attrs class for the ``options`` of the service, checked before anything is loaded; None takes any."""
+
     option_folders: ClassVar[Sequence[str]] = ()
     """Options that name folders: each takes what ``model`` takes, and ``load`` gets the local folder."""
 

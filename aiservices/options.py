@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -33,7 +33,16 @@ def read_options(cls: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
         return msgspec.convert(dict(options), cls)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
-        raise ConfigError(f"options.{path.rstrip('`')}: {reason}") from None
+        place = ".".join(["options", *filter(None, [path.rstrip("`")])])
+        choices = _choices(cls, path.rstrip("`"))
+        raise ConfigError(f"{place}: {reason}{choices and f'; there are: {choices}'}") from None
+
+
+def _choices(cls: type[Any], key: str) -> str:
+    """Words that a key may have; nothing for one that may have any."""
+    kind = get_type_hints(cls).get(key)
+    words: Sequence[Any] = get_args(kind) if get_origin(kind) is Literal else ()
+    return ", ".join(map(str, words))
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -24,6 +24,7 @@ from aiservices.journal import JobRecord, Journal
 from aiservices.logs import get_logger
 from aiservices.metrics import Metrics, watch_loop_lag
 from aiservices.model import MemoryBudget, check_budget, gpu_memory
+from aiservices.options import read_options
 from aiservices.outputs import OutputStore
 from aiservices.quotas import Quotas
 from aiservices.sandbox import Children, Limits
@@ -199,6 +200,7 @@ def load_handler(config: ServiceConfig) -> AnyHandler:
     if inspect.isabstract(cls):
         raise ConfigError(f"{what} lacks one of its methods: {', '.join(sorted(cls.__abstractmethods__))}")
     _check_classes(cls, what)
+    _check_options(cls, config)
     try:
         handler: AnyHandler = cls()
     except Exception as error:
@@ -235,6 +237,15 @@ def _check_classes(cls: type[AnyHandler], what: str) -> None:
     for field in attrs.fields(cls.Input):
         if field.name in RESERVED_FIELDS:
             raise ConfigError(f"{what}: the input field {field.name!r} {RESERVED_FIELDS[field.name]}; rename it")
+
+
+def _check_options(cls: type[AnyHandler], config: ServiceConfig) -> None:
+    if cls.Options is None:
+        return
+    try:
+        read_options(cls.Options, config.options)
+    except ConfigError as error:
+        raise ConfigError(f"[services.{config.name}] {error}") from None
 
 
 def _name(value: object) -> str:

@@ -56,6 +56,8 @@ class Story:
 class TellStory(StepHandler[StoryInput, StoryOutput]):
     """Every step adds one word to each story."""
 
+    Options = StoryOptions
+
     def __init__(self) -> None:
         self._order = 1
         self._chain: Chain = {}

@@ -115,6 +115,12 @@ async def test_a_registry_is_not_made_of_a_handler_that_cannot_serve() -> None:
         Registry(Config(services={"shout": named("tests.test_registry:TakesAction")}))
 
 
+async def test_a_registry_is_not_made_with_an_option_that_a_handler_does_not_know() -> None:
+    echo = attrs.evolve(named("aiservices.handlers.echo:Echo", "echo"), options={"item_s": "long"})
+    with pytest.raises(ConfigError, match=r"^\[services\.echo\] options\.item_s: Expected `float`, got `str`$"):
+        Registry(Config(services={"echo": echo}))
+
+
 async def test_services_start_answer_drain_and_close_together() -> None:
     services = {"upper": named("tests.fakes:Upper", "upper"), "count": named("tests.fakes:Counting", "count")}
     registry = Registry(Config(services=services, profile="test"))

@@ -53,6 +53,8 @@ class EchoOptions:
 class Echo(BatchHandler[EchoInput, EchoOutput]):
     """Text in, the same text out."""
 
+    Options = EchoOptions
+
     def __init__(self) -> None:
         self._options = EchoOptions()
 

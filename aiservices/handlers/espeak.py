@@ -50,6 +50,11 @@ class EspeakOptions:
     default_voice: str = "english-us"
     max_speech_s: Annotated[float, msgspec.Meta(gt=0, le=7200)] = 1200.0
 
+    def __attrs_post_init__(self) -> None:
+        if self.default_voice not in VOICES:
+            known = ", ".join(VOICES)
+            raise ConfigError(f"options.default_voice: unknown voice {self.default_voice!r}; there are: {known}")
+
 
 @attrs.frozen
 class EspeakVoice:
@@ -95,6 +100,8 @@ class _Speaker:
 class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, TextToSpeechOutput]):
     """Speaks with espeak-ng. Of a reference clip it takes the pitch; ``exaggeration`` moves the range of the pitch."""
 
+    Options = EspeakOptions
+
     def __init__(self) -> None:
         self._options = EspeakOptions()
         self._command: list[str] = []
@@ -117,11 +124,6 @@ class EspeakTextToSpeech(TextToSpeechHandler, BatchHandler[TextToSpeechInput, Te
             ServiceError: espeakng-loader is missing or of no use; the text says which.
         """
         self._options = read_options(EspeakOptions, options)
-        if self._options.default_voice not in VOICES:
-            known = ", ".join(VOICES)
-            raise ConfigError(
-                f"options.default_voice: unknown voice {self._options.default_voice!r}; there are: {known}"
-            )
         self._command = _espeak_command()
         self._say("ready", _Speaker(VOICES[self._options.default_voice].language))
 

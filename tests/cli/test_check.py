@@ -26,11 +26,15 @@ def test_check_finds_nothing_wrong_with_the_demo(cli: Cli) -> None:
     [
         ('handler = "tests.nowhere:Echo"', "handler   [services.echo] handler: cannot import 'tests.nowhere'"),
         ('handler = "tests.fakes:Uper"', "handler   [services.echo] handler: module 'tests.fakes' has no 'Uper';"),
+        (
+            'handler = "aiservices.handlers.echo:Echo"\noptions = { batch_sec = 1 }',
+            "handler   [services.echo] options.batch_sec: no such option; did you mean 'batch_s'?",
+        ),
         ('model = "nowhere"', "model     model 'nowhere': no such folder"),
         ("memory_gib = 1e6", "memory    all services together: it needs 1e+06 GiB on cpu"),
         ('device = "cuda:99"', "device    cuda:99 cannot be used here"),
     ],
-    ids=["no module", "no class", "no model", "memory", "device"],
+    ids=["no module", "no class", "no option", "no model", "memory", "device"],
 )  # fmt: skip
 def test_check_names_what_is_wrong(cli: Cli, setting: str, complaint: str) -> None:
     Path("services.toml").write_text(f"{SETTINGS}\n[profiles.wrong.services.echo]\n{setting}\n", encoding="utf-8")

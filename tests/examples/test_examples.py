@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from aiservices.callers import ANYONE
-from aiservices.errors import InvalidInput
+from aiservices.errors import ConfigError, InvalidInput
 from aiservices.jobs import Job, JobRequest, Stage
 from aiservices.registry import Registry
 from aiservices.service import Service
@@ -145,8 +145,6 @@ async def test_more_words_to_begin_with_than_to_tell_are_refused(stories: Servic
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"options": {"ordr": 2}}, "options.ordr: no such option; did you mean 'order'?"),
-        ({"options": {"order": 0}}, "options.order: Expected `int` >= 1"),
         ({"model": ""}, "model has to name a folder with tales in it (*.txt)"),
         ({"model": "scripts"}, "model has to name a folder with tales in it (*.txt)"),
     ],
@@ -161,6 +159,20 @@ async def test_settings_that_cannot_be_are_the_reason_why_jobs_fail(
     await job.wait_end(10)
     assert job.error == f"the model could not be loaded: {reason}"
     await registry.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"ordr": 2}, "options.ordr: no such option; did you mean 'order'?"),
+        ({"order": 0}, "options.order: Expected `int` >= 1"),
+    ],
+)
+async def test_options_that_cannot_be_stop_the_start(config: Config, options: Mapping[str, Any], reason: str) -> None:
+    service = attrs.evolve(config.services["tell-story"], options=options)
+    with pytest.raises(ConfigError) as caught:
+        Registry(attrs.evolve(config, services={"tell-story": service}))
+    assert str(caught.value) == f"[services.tell-story] {reason}"
 
 
 async def test_a_story_is_streamed_and_cancelled_over_http(

@@ -51,6 +51,7 @@ class ChatterboxTextToSpeech(TextToSpeechHandler, StepHandler[TextToSpeechInput,
     of a text is what the library makes of it after ``torch.manual_seed``.
     """
 
+    Options = ChatterboxOptions
     option_folders = ("voices_dir",)
 
     def __init__(self) -> None:

@@ -46,6 +46,8 @@ class WorkOptions:
 class Work(BatchHandler[WorkInput, WorkOutput]):
     """A model whose runs can be counted by others than the server."""
 
+    Options = WorkOptions
+
     def __init__(self) -> None:
         self._log = -1
 
