@@ -6,13 +6,15 @@ Nothing but the standard library is imported before a command runs, so every ``-
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Exit(IntEnum):
@@ -71,10 +73,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # argparse takes the fields of "run" only in one piece, but options may well stand between them.
     fields = [word for word in rest if options.command == "run" and "=" in word and not word.startswith("-")]
     if unknown := [word for word in rest if word not in fields]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_option(unknown[0], options.command)}")
     if fields:
         options.fields.extend(fields)
     return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the right word beside a wrong one."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            wrong, right = found.groups()
+            message += _nearest(wrong, re.findall(r"'([^']+)'", right))
+        super().error(message)
+
+
+def _nearest(wrong: str, right: Sequence[str]) -> str:
+    found = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _nearest_option(wrong: str, command: str) -> str:
+    (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    return _nearest(wrong.partition("=")[0], list(commands.choices[command]._option_string_actions))
 
 
 def complain(text: str) -> None:
@@ -84,7 +106,7 @@ def complain(text: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="aiservices",
         description="Serve AI models as jobs, or run one job here and now.",
         epilog=EPILOG,
@@ -118,8 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common(**settings: Any) -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, **settings)
+def _common(**settings: Any) -> _Parser:
+    common = _Parser(add_help=False, **settings)
     common.add_argument("--config", type=Path, metavar="FILE", help="settings (default: services.toml)")
     common.add_argument("--profile", metavar="NAME", help="which profile of them (default: what they name)")
     return common

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -15,7 +14,7 @@ from aiservices.cli import Exit
 from aiservices.cli.memory import ServiceNeed, device_sums, free_on, reserved_shares, service_needs, table
 from aiservices.cli.packages import extra_of, packages_are_known, packages_of
 from aiservices.cli.printing import print_json
-from aiservices.cli.settings import read_settings
+from aiservices.cli.settings import read_settings, who_may_call
 from aiservices.errors import ServiceError
 from aiservices.keys import KeyRing
 from aiservices.model import check_budget, check_memory, full_name, option_folders, resolve_device
@@ -162,9 +161,9 @@ def _access(server: ServerConfig) -> Finding:
         return _keys_file(server)
     if server.api_keys:
         return Finding("ok", "access", f"{len(server.api_keys)} API keys")
-    if _is_loopback(server.host):
-        return Finding("ok", "access", f"only from this machine ({server.host})")
-    return Finding("note", "access", f"whoever reaches {server.host}:{server.port} may call: no api_keys are set")
+    if warning := who_may_call(server):
+        return Finding("note", "access", warning)
+    return Finding("ok", "access", f"only from this machine ({server.host})")
 
 
 def _keys_file(server: ServerConfig) -> Finding:
@@ -174,10 +173,3 @@ def _keys_file(server: ServerConfig) -> Finding:
         return Finding("ok", "access", f"{keys.count} keys, from {server.keys_file} too")
     except ServiceError as error:
         return Finding("WRONG", "access", str(error))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

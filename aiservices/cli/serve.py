@@ -6,15 +6,16 @@ import argparse
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
 from aiohttp import web
 
-from aiservices import __version__, loops
+from aiservices import loops
 from aiservices.cli import Exit, leaving
 from aiservices.cli.allocator import limit_arenas
+from aiservices.cli.greeting import Say, greeting, tell_states
 from aiservices.cli.settings import read_settings, server_url
 from aiservices.errors import ConfigError, ServiceError
 from aiservices.journal import Journal
@@ -30,7 +31,6 @@ CLOSE_TIMEOUT_S = 5.0
 LINGER_S = 2.0
 """How long the port stays open after a drain that ended jobs: their callers poll once more for the results."""
 
-Say = Callable[[str], None]
 Leave = Callable[[int], None]
 
 log = get_logger(__name__)
@@ -125,15 +125,21 @@ async def serve(
         port = sockets[0].getsockname()[1]
         log.info("server.listening", host=config.server.host, port=port)
         await registry.start()
-        for line in _greeting(config, port):
+        for line in greeting(config, port):
             say(line)
-        await _first(stop.asked, registry.broken_event)
-        stop.asked.set()  # from here on a signal is the second one
+        await _serve_until_stopped(registry, stop, server_url(config.server.host, port), say)
         await _drain(registry)
     finally:
         await runner.cleanup()
         stop.close()
     return Exit.BROKEN if registry.broken else Exit.OK
+
+
+async def _serve_until_stopped(registry: Registry, stop: _Stop, url: str, say: Say) -> None:
+    telling = asyncio.create_task(tell_states(registry, url, say))
+    await _first(stop.asked, registry.broken_event)
+    telling.cancel()
+    stop.asked.set()  # from here on a signal is the second one
 
 
 async def _drain(registry: Registry) -> None:
@@ -181,15 +187,6 @@ def bind(host: str, port: int) -> list[socket.socket]:
         hint = "; stop what listens there or choose another with --port" if "in use" in str(error) else ""
         raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
     return sockets
-
-
-def _greeting(config: Config, port: int) -> Iterator[str]:
-    url = server_url(config.server.host, port)
-    yield f"aiservices {__version__}, profile {config.profile}; models are loading, Ctrl-C stops"
-    yield f"  {url}/    try the services in a browser"
-    yield f"  {url}/openapi.json"
-    for name in config.services:
-        yield f"  {url}/{name}/api/v1/run"
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from aiservices.config import load_config, settings_path
-from aiservices.settings import Config
+from aiservices.settings import Config, ServerConfig
 
 
 def read_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -37,3 +38,17 @@ def _import_from(folder: Path) -> None:
     place = str(folder.resolve())
     if place not in sys.path:
         sys.path.append(place)
+
+
+def who_may_call(server: ServerConfig) -> str | None:
+    """Warn of a server that others reach without a key; None for one with keys, or of this machine alone."""
+    if server.needs_keys or _is_loopback(server.host):
+        return None
+    return f"whoever reaches {server.host}:{server.port} may call: no keys are set (AISERVICES_API_KEYS)"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

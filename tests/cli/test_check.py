@@ -79,7 +79,10 @@ def test_check_sums_the_memory_of_a_device_up(cli: Cli) -> None:
     [
         ('host = "localhost"', "  ok    access    only from this machine (localhost)"),
         ('host = "::1"', "  ok    access    only from this machine (::1)"),
-        ('host = "0.0.0.0"', "  note  access    whoever reaches 0.0.0.0:8001 may call: no api_keys are set"),
+        (
+            'host = "0.0.0.0"',
+            "  note  access    whoever reaches 0.0.0.0:8001 may call: no keys are set (AISERVICES_API_KEYS)",
+        ),
         ('host = "0.0.0.0"\napi_keys = ["a"]', "  ok    access    1 API keys"),
     ],
 )

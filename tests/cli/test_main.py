@@ -68,6 +68,21 @@ def test_a_wrong_command_line_is_refused(cli: Cli, arguments: str) -> None:
     assert "usage: aiservices" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("chek", "; did you mean 'check'?\n"),
+        ("serve --hsot x", "unrecognized arguments: --hsot x; did you mean '--host'?\n"),
+        ("serve --profil=demo", "; did you mean '--profile'?\n"),
+        ("jobs lst", "; did you mean 'list'?\n"),
+        ("serve --zzz", "unrecognized arguments: --zzz\n"),
+    ],
+)
+def test_a_misspelt_word_is_told_the_right_one(cli: Cli, arguments: str, hint: str) -> None:
+    code, _, err = cli(*arguments.split())
+    assert (code, err.endswith(hint)) == (Exit.USAGE, True), err
+
+
 @pytest.mark.parametrize("command", [["serve"], ["services"], ["check"], ["pull"], ["run", "echo"]], ids=" ".join)
 def test_wrong_settings_are_one_line(cli: Cli, command: list[str]) -> None:
     assert cli(*command, "--profile", "dmo") == (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -29,6 +31,13 @@ class BreaksDown(Upper):
         raise ModelBroken("the device is gone")
 
 
+class CannotLoad(Upper):
+    """Finds no weights."""
+
+    def load(self, model_dir: Path | None, device: str, options: Mapping[str, Any]) -> None:
+        raise ServiceError("no weights")
+
+
 class Server:
     """A server in this loop: its lines, its address, the exit codes that it was to leave with."""
 
@@ -38,17 +47,20 @@ class Server:
         self.config = Config(server=settings, profile="test", services={"echo": service}, profiles=("test",))
         self.lines: list[str] = []
         self.left: asyncio.Queue[int] = asyncio.Queue()
-        self.ready = asyncio.Event()
+        self.ready, self.told = asyncio.Event(), asyncio.Event()
         self.task = asyncio.create_task(serve(self.config, say=self._say, leave=self.left.put_nowait))
 
     def _say(self, line: str) -> None:
         self.lines.append(line)
         if line.endswith("/run"):
             self.ready.set()
+        if line.partition(" in ")[0].endswith("ready"):
+            self.told.set()
 
     @property
     def url(self) -> str:
-        return self.lines[-1].strip().removesuffix("/run")
+        (line,) = (line for line in self.lines if line.endswith("/run"))
+        return line.strip().removesuffix("/run")
 
     async def draining(self, session: aiohttp.ClientSession) -> None:
         """Wait until the signal has arrived."""
@@ -69,11 +81,32 @@ async def test_serve_listens_at_once_and_names_every_url() -> None:
         status, answer = await server.post(session, "/runsync", input={"text": "hi"})
         assert (status, answer["output"]["text"]) == (200, "hi")
     port = server.url.split(":")[2].split("/")[0]
-    assert [line.split()[0] for line in server.lines[1:]] == [
+    assert [line.split()[0] for line in server.lines[1:4]] == [
         f"http://127.0.0.1:{port}/",
         f"http://127.0.0.1:{port}/openapi.json",
         f"http://127.0.0.1:{port}/echo/api/v1/run",
     ]
+    signal.raise_signal(signal.SIGINT)
+    assert await server.task is Exit.OK
+
+
+async def test_serve_says_when_every_service_is_ready_and_where() -> None:
+    server = Server()
+    await server.told.wait()
+    *_, state, total = server.lines
+    assert state == "  ready    echo"
+    assert re.fullmatch(r"ready in \d+\.\d s: http://127\.0\.0\.1:\d+/", total)
+    assert not any(line.startswith("warning") for line in server.lines)
+    signal.raise_signal(signal.SIGINT)
+    assert await server.task is Exit.OK
+
+
+async def test_serve_says_which_service_failed_and_why_and_that_anyone_may_call() -> None:
+    server = Server("tests.cli.test_serve:CannotLoad", host="0.0.0.0")
+    await server.told.wait()
+    assert "  FAILED   echo: the model could not be loaded: no weights" in server.lines
+    assert re.match(r"0 of 1 services ready in \d", server.lines[-1])
+    assert any(line.startswith("warning: whoever reaches 0.0.0.0:0 may call: no keys are set") for line in server.lines)
     signal.raise_signal(signal.SIGINT)
     assert await server.task is Exit.OK
 

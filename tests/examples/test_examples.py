@@ -168,7 +168,7 @@ async def test_settings_that_cannot_be_are_the_reason_why_jobs_fail(
         ({"order": 0}, "options.order: Expected `int` >= 1"),
     ],
 )
-async def test_options_that_cannot_be_stop_the_start(config: Config, options: Mapping[str, Any], reason: str) -> None:
+async def test_options_that_cannot_be_stop_the_start(config: Config, options: dict[str, Any], reason: str) -> None:
     service = attrs.evolve(config.services["tell-story"], options=options)
     with pytest.raises(ConfigError) as caught:
         Registry(attrs.evolve(config, services={"tell-story": service}))
