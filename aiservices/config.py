@@ -192,6 +192,21 @@ def _bound_in_words(bound: re.Match[str]) -> str:
     return f"{_BOUNDS[bound['bound']]} {float(bound['number']):.15g}"
 
 
+def service_config(name: str, table: Mapping[str, Any], source: Path) -> ServiceConfig:
+    """Build one service from a table alone, as :func:`load_config` does from the file's.
+
+    Args:
+        name: as in ``[services.NAME]``.
+        table: its settings.
+        source: named in errors.
+
+    Raises:
+        ConfigError: something in it is wrong; names the key.
+    """
+    checked = _service_table({name: table}, name, f"{source}: [services.{name}]")
+    return _build_service(name, checked, {}, source, "")
+
+
 def _keys(cls: type[Any]) -> list[str]:
     return [field.name for field in attrs.fields(cls)]
 
@@ -201,7 +216,7 @@ def _build_profiles(document: Mapping[str, Any], source: Path) -> dict[str, dict
     services = _table(document, "services", f"{source}: [services]")
     for name in services:
         where = f"{source}: [services.{name}]"
-        _check_service_name(name, where)
+        check_service_name(name, where)
         _build_service(name, _service_table(services, name, where), {}, source, "")
     profiles = _table(document, "profiles", f"{source}: [profiles]")
     return {name: _build_profile(name, services, profiles, source) for name in profiles}
@@ -252,7 +267,12 @@ def _build_service(
     return _build(ServiceConfig, _Settings(values, places))
 
 
-def _check_service_name(name: str, where: str) -> None:
+def check_service_name(name: str, where: str) -> None:
+    """Refuse a name that cannot stand in URLs.
+
+    Raises:
+        ConfigError: ``where`` gives such a name.
+    """
     if not _SERVICE_NAME.match(name) or name in _RESERVED_NAMES:
         raise ConfigError(
             f"{where}: a service's name is part of URLs: lower-case letters, digits and '-', not reserved"

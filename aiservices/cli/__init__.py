@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         One of :class:`Exit`.
     """
     options = parse(arguments)
-    command = importlib.import_module(f"aiservices.cli.{options.command}")
+    command = importlib.import_module(f"aiservices.cli.{options.command.replace('-', '_')}")
     from aiservices.errors import ConfigError, InvalidInput, ServiceError, UnknownService
 
     try:
@@ -136,6 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
     push = add("push", "Upload a folder to a bucket, with a manifest of its checksums.")
     push.add_argument("folder", type=Path, metavar="FOLDER")
     push.add_argument("uri", metavar="s3://BUCKET/PREFIX/")
+    new = add("new-service", "Begin a service of your own: its class, its test, its table in the settings.")
+    new.add_argument("name", metavar="NAME", help="as in its URL: lower-case letters, digits and '-'")
     _describe_run(add("run", "Run one job in this process and print its output as JSON."))
     return parser
 

@@ -13,7 +13,7 @@ import pytest
 from aiservices.cli import Exit
 from tests.cli.conftest import ROOT, Cli
 
-COMMANDS = ("serve", "services", "check", "jobs", "pull", "models", "push", "run", "runpod")
+COMMANDS = ("serve", "services", "check", "jobs", "pull", "models", "push", "new-service", "run", "runpod")
 HEAVY = ("aiohttp", "huggingface_hub", "msgspec", "numpy", "runpod", "structlog", "torch", "transformers")
 
 
